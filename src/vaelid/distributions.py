@@ -1,0 +1,243 @@
+"""What ``torch.distributions`` lacks: two Gaussian mixtures, and two distributions over grey levels.
+
+Notation: C components with weights w_c, means μ_c, scales σ_c; L latent dimensions; n grey levels k = 0 … n−1, shown as the pixel
+value k/(n−1). Every class here is a ``Distribution`` whose ``log_prob`` and ``sample`` belong together; the contract tests hold them to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Size, Tensor
+from torch.distributions import Categorical, Distribution, Independent, Normal, kl_divergence
+from torch.nn import functional as F
+
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+def diagonal_normal(mean: Tensor, scale: Tensor, event_dims: int = 1) -> Independent:
+    """A normal with independent coordinates; the last ``event_dims`` dimensions are one event."""
+    return Independent(Normal(mean, scale, validate_args=False), event_dims, validate_args=False)
+
+
+class GaussianMixture(Distribution):
+    """Joint mixture of C diagonal Gaussians: one component is drawn for the whole vector.
+
+        p(z) = Σ_c w_c Π_d N(z_d; μ_cd, σ_cd²)
+
+    Args:
+        logits: unnormalized log weights, ``(C,)``
+        mean: ``(C, L)``
+        scale: standard deviations, ``(C, L)``
+    """
+
+    arg_constraints = {}  # noqa: RUF012 (the base class declares it so)
+    has_rsample = False
+
+    def __init__(self, logits: Tensor, mean: Tensor, scale: Tensor) -> None:
+        self.log_weights = F.log_softmax(logits, dim=-1)
+        self.component_mean = mean
+        self.component_scale = scale
+        super().__init__(Size(), mean.shape[-1:], validate_args=False)
+
+    def _log_components(self, z: Tensor) -> Tensor:
+        """log N(z_d; μ_cd, σ_cd²) per component and dimension, ``(..., C, L)``."""
+        standardized = (z.unsqueeze(-2) - self.component_mean) / self.component_scale
+        return -0.5 * standardized.square() - self.component_scale.log() - _HALF_LOG_2PI
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """``(..., L) -> (...)`` nats: the logsumexp runs over components of *whole-vector* densities."""
+        return torch.logsumexp(self.log_weights + self._log_components(value).sum(-1), dim=-1)
+
+    def marginal_log_prob(self, z: Tensor) -> Tensor:
+        """log p(z_d) of each coordinate alone, ``(..., L) -> (..., L)`` nats; the sum is not ``log_prob``."""
+        return torch.logsumexp(self.log_weights[:, None] + self._log_components(z), dim=-2)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Size | tuple[int, ...] = ()) -> Tensor:
+        """``(*sample_shape, L)``: a component for each vector, then a Gaussian from it."""
+        component = Categorical(logits=self.log_weights, validate_args=False).sample(Size(sample_shape))
+        mean, scale = self.component_mean[component], self.component_scale[component]
+        return mean + scale * torch.randn_like(mean)
+
+    def component(self, index: int) -> Independent:
+        """The Gaussian of one component."""
+        return diagonal_normal(self.component_mean[index], self.component_scale[index])
+
+    @property
+    def mean(self) -> Tensor:
+        return self.log_weights.exp() @ self.component_mean
+
+    @property
+    def variance(self) -> Tensor:
+        second_moment = self.log_weights.exp() @ (self.component_scale.square() + self.component_mean.square())
+        return second_moment - self.mean.square()
+
+
+class FactorizedGaussianMixture(Distribution):
+    """Each coordinate has its own mixture; the C weights are shared by all of them.
+
+        p(z) = Π_d Σ_c w_c N(z_d; μ_cd, σ_cd²)
+
+    A component is drawn for every coordinate afresh, so this is a different distribution from :class:`GaussianMixture`
+    with the same parameters: with two modes it has mass on the crossed corners.
+
+    Args:
+        logits: unnormalized log weights, ``(C,)``
+        mean: ``(C, L)``
+        scale: standard deviations, ``(C, L)``
+    """
+
+    arg_constraints = {}  # noqa: RUF012
+    has_rsample = False
+
+    def __init__(self, logits: Tensor, mean: Tensor, scale: Tensor) -> None:
+        self._joint = GaussianMixture(logits, mean, scale)
+        self.log_weights = self._joint.log_weights
+        super().__init__(Size(), mean.shape[-1:], validate_args=False)
+
+    def marginal_log_prob(self, z: Tensor) -> Tensor:
+        """log p(z_d), ``(..., L) -> (..., L)`` nats; here the sum *is* ``log_prob``."""
+        return self._joint.marginal_log_prob(z)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """``(..., L) -> (...)`` nats: the logsumexp runs per coordinate, the sum over coordinates after it."""
+        return self.marginal_log_prob(value).sum(-1)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Size | tuple[int, ...] = ()) -> Tensor:
+        """``(*sample_shape, L)``: a component for each coordinate, then a Gaussian from it."""
+        shape = Size(sample_shape) + self.event_shape
+        component = Categorical(logits=self.log_weights, validate_args=False).sample(shape)
+        coordinate = torch.arange(self.event_shape[0], device=component.device)
+        mean = self._joint.component_mean[component, coordinate]
+        scale = self._joint.component_scale[component, coordinate]
+        return mean + scale * torch.randn_like(mean)
+
+    @property
+    def mean(self) -> Tensor:
+        return self._joint.mean  # means and variances of coordinates do not see the dependence between them
+
+    @property
+    def variance(self) -> Tensor:
+        return self._joint.variance
+
+
+class LevelCategorical(Distribution):
+    """Independent pixels, each with its own probabilities of the n grey levels: P(k) = softmax(logits)_k.
+
+    Args:
+        logits: ``(*batch, *X, n)``
+        event_dims: number of dimensions of X
+    """
+
+    arg_constraints = {}  # noqa: RUF012
+
+    def __init__(self, logits: Tensor, event_dims: int) -> None:
+        self.logits = logits
+        self.levels = logits.shape[-1]
+        pixels = logits.shape[:-1]
+        split = len(pixels) - event_dims
+        super().__init__(pixels[:split], pixels[split:], validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """``(*batch, *X) -> batch`` nats, for pixel values k/(n−1)."""
+        level = (value * (self.levels - 1)).round().long().expand(self.logits.shape[:-1])
+        chosen = self.logits.gather(-1, level.unsqueeze(-1)).squeeze(-1)
+        return _sum_last(chosen - torch.logsumexp(self.logits, dim=-1), len(self.event_shape))
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Size | tuple[int, ...] = ()) -> Tensor:
+        level = Categorical(logits=self.logits, validate_args=False).sample(Size(sample_shape))
+        return level.to(self.logits.dtype) / (self.levels - 1)
+
+    @property
+    def mean(self) -> Tensor:
+        grid = torch.linspace(0, 1, self.levels, dtype=self.logits.dtype, device=self.logits.device)
+        return torch.softmax(self.logits, dim=-1) @ grid
+
+
+class DiscretizedGaussian(Distribution):
+    """The probability of the actual grey level: a Gaussian's mass between the bin edges, outer bins open.
+
+        P(k) = Φ((k + ½ − m)/s) − Φ((k − ½ − m)/s)      in units of one level, with Φ(−∞) = 0 and Φ(∞) = 1 at the ends
+
+    so that the n probabilities sum to 1. (The same construction with a logistic: Kingma et al. 2016, IAF, eq. 12.)
+
+    Args:
+        mean, scale: location and standard deviation on the [0, 1] scale, ``(*batch, *X)``
+        levels: n
+        event_dims: number of dimensions of X
+    """
+
+    arg_constraints = {}  # noqa: RUF012
+
+    def __init__(self, mean: Tensor, scale: Tensor, levels: int, event_dims: int) -> None:
+        self.location, self.scale = torch.broadcast_tensors(mean, scale)
+        self.levels = levels
+        split = self.location.dim() - event_dims
+        super().__init__(self.location.shape[:split], self.location.shape[split:], validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """``(*batch, *X) -> batch`` nats, for pixel values k/(n−1)."""
+        half = 0.5 / (self.levels - 1)
+        lower = (value - half - self.location) / self.scale
+        upper = (value + half - self.location) / self.scale
+        # Work in the tail where the bin lies: Φ(b) − Φ(a) = Φ(−a) − Φ(−b), and differences near 1 would cancel.
+        flip = lower + upper > 0
+        near, far = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
+        log_near, log_far = torch.special.log_ndtr(near), torch.special.log_ndtr(far)
+        inner = log_near + _log1mexp(log_near - log_far)
+        first, last = value < half, value > 1 - half
+        outer = torch.special.log_ndtr(torch.where(first, upper, -lower))
+        return _sum_last(torch.where(first | last, outer, inner), len(self.event_shape))
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Size | tuple[int, ...] = ()) -> Tensor:
+        shape = Size(sample_shape) + self.location.shape
+        draw = self.location + self.scale * torch.randn(shape, dtype=self.location.dtype, device=self.location.device)
+        return (draw * (self.levels - 1)).round().clamp(0, self.levels - 1) / (self.levels - 1)
+
+    @property
+    def mean(self) -> Tensor:
+        """E[k]/(n−1) = Σ_{k ≥ 1} P(level ≥ k) / (n−1)."""
+        steps = self.levels - 1
+        total = torch.zeros_like(self.location)
+        for k in range(1, self.levels):  # a loop, so that n × pixels never stand in memory at once
+            total += torch.special.ndtr((self.location - (k - 0.5) / steps) / self.scale)
+        return total / steps
+
+
+def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
+    """KL(q‖p) per batch element in nats where a formula is registered with torch, else None."""
+    try:
+        return kl_divergence(q, p)
+    except NotImplementedError:
+        return None
+
+
+def marginal_log_prob(distribution: Distribution) -> Callable[[Tensor], Tensor] | None:
+    """log density of each coordinate alone, as a function ``(..., L) -> (..., L)``; None where it is not known."""
+    if isinstance(distribution, GaussianMixture | FactorizedGaussianMixture):
+        return distribution.marginal_log_prob
+    if isinstance(distribution, Independent) and distribution.reinterpreted_batch_ndims == 1:
+        return distribution.base_dist.log_prob if not distribution.base_dist.event_shape else None
+    return None
+
+
+def _log1mexp(gap: Tensor) -> Tensor:
+    """log(1 − exp(−gap)) for gap > 0, by the branch that keeps its digits (Mächler 2012, eq. 7)."""
+    gap = gap.clamp_min(torch.finfo(gap.dtype).tiny)
+    small = gap < math.log(2)
+    # Each branch gets a harmless argument where the other one is chosen: a NaN there would poison the gradient.
+    return torch.where(
+        small,
+        torch.log(-torch.expm1(-torch.where(small, gap, torch.ones_like(gap)))),
+        torch.log1p(-torch.exp(-torch.where(small, torch.ones_like(gap), gap))),
+    )
+
+
+def _sum_last(x: Tensor, dims: int) -> Tensor:
+    return x.flatten(x.dim() - dims).sum(-1) if dims else x

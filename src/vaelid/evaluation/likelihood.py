@@ -1,0 +1,115 @@
+"""Bounds on log p(x) whose noise is a function of (seed, image, sample): batch sizes and chunks cannot change a number.
+
+Notation: log w_k = log p(x|z_k) + log p(z_k) − log q(z_k|x), z_k ~ q(z|x), k = 1…K; all in nats per image.
+
+    neg_elbo   −(1/S) Σ_s log p(x|z_s) + KL(q‖p)      an upper bound on −log p(x) in expectation
+    nll        −log (1/K) Σ_k w_k                     an upper bound on −log p(x) in expectation, tighter with K
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
+
+from vaelid.randomness import key, normal
+from vaelid.vae import VAE
+
+#: Samples of a posterior without a known transport of noise come in blocks of this size, each with its own seed.
+_BLOCK = 64
+
+
+class PosteriorDraws:
+    """Draws from q(z|x) for a batch, addressed by sample number.
+
+    For a diagonal Gaussian, z = μ + σ ⊙ ε with ε from the counter-based generator. Any other posterior is asked image by image, in
+    blocks of samples, each under a seed of its own: slower, but just as independent of batches and chunks.
+
+    Args:
+        model: gives q(z|x)
+        x: images ``(B, *X)``
+        ids: what names each image, int64 ``(B,)``
+        purpose, seed: name the stream of noise
+    """
+
+    def __init__(self, model: VAE, x: Tensor, ids: Tensor, purpose: str, seed: int) -> None:
+        self.q = model.posterior(x)
+        self.ids = ids.to(x.device)
+        self.purpose, self.seed = purpose, seed
+        self._gaussian = isinstance(self.q, Independent) and isinstance(self.q.base_dist, Normal)
+        self._alone = [] if self._gaussian else [model.posterior(x[i : i + 1]) for i in range(len(x))]
+
+    def draw(self, first: int, count: int) -> Tensor:
+        """Samples number ``first`` … ``first + count − 1`` of every image, ``(count, B, L)``."""
+        if not self._gaussian:
+            return torch.cat([self._draw_alone(i, first, count) for i in range(len(self._alone))], dim=1)
+        base = self.q.base_dist
+        latent = base.loc.shape[-1]
+        width = latent + latent % 2  # Box–Muller gives pairs; each sample starts at an even position
+        keys = key(self.purpose, self.seed, self.ids, device=self.ids.device)
+        noise = normal(keys, count * width, first * width).unflatten(-1, (count, width))[..., :latent]
+        return base.loc + base.scale * noise.transpose(0, 1).to(base.loc.dtype)
+
+    def _draw_alone(self, image: int, first: int, count: int) -> Tensor:
+        q, blocks = self._alone[image], []
+        devices = [self.ids.device] if self.ids.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            for block in range(first // _BLOCK, (first + count - 1) // _BLOCK + 1):
+                torch.manual_seed(int(key(self.purpose, self.seed, self.ids[image], block)) & (2**63 - 1))
+                blocks.append(q.sample((_BLOCK,)))
+        return torch.cat(blocks)[first % _BLOCK :][:count]
+
+
+@dataclass(frozen=True)
+class ElboTerms:
+    """The two terms of −ELBO per image, ``(B,)`` nats, and how the rate was computed."""
+
+    distortion: Tensor
+    rate: Tensor
+    rate_kind: str
+    q: Distribution
+
+    @property
+    def neg_elbo(self) -> Tensor:
+        return self.distortion + self.rate
+
+
+@torch.no_grad()
+def elbo_terms(model: VAE, x: Tensor, ids: Tensor, samples: int, seed: int, purpose: str = "evaluation") -> ElboTerms:
+    """−E_q[log p(x|z)] and KL(q‖p) with ``samples`` draws per image, β = 1 whatever the objective was."""
+    draws = PosteriorDraws(model, x, ids, purpose, seed)
+    seen = model.look(x, draws.q, draws.draw(0, samples))
+    return ElboTerms(seen.distortion, seen.rate, seen.rate_kind, draws.q)
+
+
+@torch.no_grad()
+def log_weights(model: VAE, x: Tensor, ids: Tensor, samples: int, seed: int, chunk: int) -> Tensor:
+    """log w for all K = ``samples`` draws of each image, ``(K, B)`` float64 nats.
+
+    Args:
+        chunk: how many decoder rows (samples × images) to hold at once
+    """
+    draws = PosteriorDraws(model, x, ids, "importance", seed)
+    per_image = max(1, chunk // len(x))
+    blocks = []
+    for first in range(0, samples, per_image):
+        z = draws.draw(first, min(per_image, samples - first))
+        blocks.append(model.look(x, draws.q, z).log_weight.double())
+    return torch.cat(blocks)
+
+
+def importance_bound(log_weight: Tensor, k: int) -> Tensor:
+    """log (1/k) Σ w per image from ``log_weight`` ``(K, B)``: the mean over the ⌊K/k⌋ disjoint blocks of k samples, ``(B,)`` nats."""
+    blocks = len(log_weight) // k
+    grouped = log_weight[: blocks * k].unflatten(0, (blocks, k))
+    return (torch.logsumexp(grouped, dim=1) - math.log(k)).mean(0)
+
+
+def curve_points(samples: int) -> Sequence[int]:
+    """K = 1, 10, 100, … below ``samples``, and ``samples`` itself."""
+    powers = [10**i for i in range(len(str(samples))) if 10**i < samples]
+    return [*powers, samples]

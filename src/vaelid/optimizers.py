@@ -1,0 +1,142 @@
+"""Optimizers and learning-rate schedules by name.
+
+An optimizer entry is a function of the parameters and its options; a schedule gives the factor on the learning rate at a step.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from vaelid.settings import Count, Fraction, NonNegative, NonNegativeInt, Positive
+
+Parameters = Iterable[nn.Parameter]
+
+
+def adamax(
+    parameters: Parameters,
+    lr: Positive = 1e-3,
+    beta1: Fraction = 0.9,
+    beta2: Fraction = 0.999,
+    eps: Positive = 1e-8,
+    weight_decay: NonNegative = 0.0,
+) -> Optimizer:
+    """Adam with the infinity norm: steps of at most lr. References: Kingma & Ba 2015, algorithm 2."""
+    return torch.optim.Adamax(parameters, lr=lr, betas=(beta1, beta2), eps=eps, weight_decay=weight_decay, foreach=True)
+
+
+def adam(
+    parameters: Parameters,
+    lr: Positive = 1e-3,
+    beta1: Fraction = 0.9,
+    beta2: Fraction = 0.999,
+    eps: Positive = 1e-8,
+    weight_decay: NonNegative = 0.0,
+) -> Optimizer:
+    """Adaptive moments. References: Kingma & Ba 2015, algorithm 1."""
+    return torch.optim.Adam(parameters, lr=lr, betas=(beta1, beta2), eps=eps, weight_decay=weight_decay, fused=True)
+
+
+def adamw(
+    parameters: Parameters,
+    lr: Positive = 1e-3,
+    beta1: Fraction = 0.9,
+    beta2: Fraction = 0.999,
+    eps: Positive = 1e-8,
+    weight_decay: NonNegative = 0.01,
+) -> Optimizer:
+    """Adam with decoupled weight decay. References: Loshchilov & Hutter 2019, algorithm 2."""
+    return torch.optim.AdamW(parameters, lr=lr, betas=(beta1, beta2), eps=eps, weight_decay=weight_decay, fused=True)
+
+
+def sgd(parameters: Parameters, lr: Positive = 1e-3, momentum: Fraction = 0.0, weight_decay: NonNegative = 0.0) -> Optimizer:
+    """Stochastic gradient descent with momentum. References: Robbins & Monro 1951; Polyak 1964."""
+    return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adamax": adamax, "adam": adam, "adamw": adamw, "sgd": sgd}
+
+
+class Schedule(ABC):
+    """The factor on the learning rate. Only ``plateau`` has a state; it is saved with every checkpoint."""
+
+    #: Whether the factor depends on how long the training is planned to be (then `epochs` cannot be raised later).
+    needs_total: bool = False
+
+    @abstractmethod
+    def factor(self, step: int, total: int) -> float:
+        """The factor for the optimizer step number ``step`` (from 0) of ``total``."""
+
+    def observe(self, neg_elbo: float) -> None:  # noqa: B027 (a hook: doing nothing is the right default)
+        """Take note of an epoch's validation −ELBO (nats)."""
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Continue from :meth:`state`."""
+
+
+class Constant(Schedule):
+    """Factor 1, after an optional linear warm-up over ``warmup_steps`` steps."""
+
+    def __init__(self, warmup_steps: NonNegativeInt = 0) -> None:
+        self.warmup_steps = warmup_steps
+
+    def factor(self, step: int, total: int) -> float:
+        return _warmup(step, self.warmup_steps)
+
+
+class Cosine(Schedule):
+    """Linear warm-up, then half a cosine from 1 down to ``final`` at the last step of the last epoch.
+
+    References:
+        Loshchilov & Hutter 2017, SGDR, eq. 5 (one cycle).
+    """
+
+    needs_total = True
+
+    def __init__(self, warmup_steps: NonNegativeInt = 500, final: Fraction = 0.0) -> None:
+        self.warmup_steps, self.final = warmup_steps, final
+
+    def factor(self, step: int, total: int) -> float:
+        done = min(1.0, max(0, step - self.warmup_steps) / max(1, total - self.warmup_steps))
+        return _warmup(step, self.warmup_steps) * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+class Plateau(Schedule):
+    """Multiply by ``shrink`` when validation −ELBO has not improved for more than ``wait`` epochs in a row."""
+
+    def __init__(self, shrink: Fraction = 0.5, wait: Count = 10, smallest: Fraction = 0.01, warmup_steps: NonNegativeInt = 0) -> None:
+        self.shrink, self.wait, self.smallest, self.warmup_steps = shrink, wait, smallest, warmup_steps
+        self.current, self.best, self.bad = 1.0, math.inf, 0
+
+    def factor(self, step: int, total: int) -> float:
+        return self.current * _warmup(step, self.warmup_steps)
+
+    def observe(self, neg_elbo: float) -> None:
+        if neg_elbo < self.best:
+            self.best, self.bad = neg_elbo, 0
+            return
+        self.bad += 1
+        if self.bad > self.wait:
+            self.current, self.bad = max(self.current * self.shrink, self.smallest), 0
+
+    def state(self) -> dict[str, Any]:
+        return {"current": self.current, "best": self.best, "bad": self.bad}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.current, self.best, self.bad = state["current"], state["best"], state["bad"]
+
+
+SCHEDULES: dict[str, type[Schedule]] = {"constant": Constant, "cosine": Cosine, "plateau": Plateau}
+
+
+def _warmup(step: int, steps: int) -> float:
+    return min(1.0, (step + 1) / steps) if steps else 1.0

@@ -1,0 +1,72 @@
+"""Random numbers that are a pure function of what they are for.
+
+The noise of image i, sample k must not depend on the batch size, the order of visits, or what was drawn before. So there is no
+hidden state here: a *key* is folded from integers (seed, purpose, epoch, image …), and the words of a key are read at any position.
+
+The generator is SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators"): word j of key s is
+``mix(s + (j+1)·γ)``. It passes BigCrush, needs only 64-bit integer operations, and gives the same bits on every device.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+import torch
+from torch import Tensor
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number: 2^64 / golden ratio, made odd
+_MULTIPLY_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MULTIPLY_2 = -7723592293110705685  # 0x94D049BB133111EB
+
+
+def key(purpose: str, *words: int | Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """Fold a purpose and integers into keys; tensors broadcast against each other.
+
+    >>> key("example", 0, torch.arange(3)).shape
+    torch.Size([3])
+    """
+    folded = torch.tensor(zlib.crc32(purpose.encode()), dtype=torch.int64, device=device)
+    for word in words:
+        step = torch.as_tensor(word, dtype=torch.int64, device=device)
+        folded = _mix(folded + (step + 1) * _GOLDEN)
+    return folded
+
+
+def uniform(keys: Tensor, count: int) -> Tensor:
+    """``count`` uniform numbers in [0, 1) per key, on the grid of 2^-24; shape ``(*keys, count)``, float32."""
+    halves = _words(keys, 0, (count + 1) // 2).view(torch.int32)[..., :count]
+    return (halves & 0xFFFFFF).to(torch.float32).mul_(2.0**-24)
+
+
+def normal(keys: Tensor, count: int, first: int = 0) -> Tensor:
+    """``count`` standard normal numbers per key from position ``first`` on (even); shape ``(*keys, count)``, float32.
+
+    Box–Muller: √(−2 ln u₁) · (cos, sin)(2π u₂), with u₁ from 31 bits, so that |z| reaches 6.6.
+    """
+    words = _words(keys, first // 2, (count + 1) // 2)
+    low, high = words.view(torch.int32).unflatten(-1, (-1, 2)).unbind(-1)
+    radius = ((low & 0x7FFFFFFF).to(torch.float32) + 0.5).mul_(2.0**-31).log_().mul_(-2.0).sqrt_()
+    angle = (high & 0xFFFFFF).to(torch.float32).mul_(2.0**-23 * math.pi)
+    pairs = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)
+    return pairs.flatten(-2)[..., :count]
+
+
+def permutation(count: int, *words: int) -> Tensor:
+    """A uniformly random order of ``range(count)`` that depends only on ``words``; int64 ``(count,)`` on the CPU."""
+    generator = torch.Generator().manual_seed(int(key("permutation", *words)) & (2**63 - 1))
+    return torch.randperm(count, generator=generator)
+
+
+def _words(keys: Tensor, first: int, count: int) -> Tensor:
+    counter = torch.arange(first + 1, first + count + 1, dtype=torch.int64, device=keys.device).mul_(_GOLDEN)
+    return _mix(keys.unsqueeze(-1) + counter)
+
+
+def _mix(z: Tensor) -> Tensor:
+    # torch shifts int64 arithmetically; the masks make the shifts logical.
+    z = z ^ ((z >> 30) & 0x3FFFFFFFF)
+    z = z * _MULTIPLY_1
+    z = z ^ ((z >> 27) & 0x1FFFFFFFFF)
+    z = z * _MULTIPLY_2
+    return z ^ ((z >> 31) & 0x1FFFFFFFF)

@@ -1,0 +1,290 @@
+"""A recipe holds every setting of a run: frozen dataclass <-> TOML file. Unknown keys are errors with the nearest known name.
+
+    text / file ──> Recipe ──override(key=value)──> Recipe ──resolve()──> Recipe with every default written out
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+from vaelid.data import DataSettings
+from vaelid.errors import SettingError
+from vaelid.parts import KINDS, find, part_options
+from vaelid.settings import Count, Fraction, NonNegative, NonNegativeInt, check, options_of, unknown
+from vaelid.usercode import is_code, sha256, split_name
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part by name, with its options."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """``latent``: number of latent dimensions L."""
+
+    latent: Count = 20
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How long, how fast, and how carefully.
+
+    ``patience``: stop after more than this many epochs in a row without improvement (0: never); ``clip_norm``: largest gradient
+    norm (0: no limit); ``ema``: decay of the moving average of the weights (0: off); ``validation_samples``: S, latent draws per
+    image of the fixed validation estimator; ``precision``: of the networks' products, densities are always float32.
+    """
+
+    epochs: Count = 1000
+    batch_size: Count = 32
+    patience: NonNegativeInt = 20
+    seed: NonNegativeInt = 0
+    clip_norm: NonNegative = 0.0
+    ema: Fraction = 0.0
+    validation_samples: Count = 1
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All settings of a run. ``code`` holds the SHA-256 of each file of user code, by file name."""
+
+    data: DataSettings
+    model: ModelSettings = field(default_factory=ModelSettings)
+    posterior: Part = field(default_factory=lambda: Part("gaussian"))
+    likelihood: Part = field(default_factory=lambda: Part(AUTO))
+    prior: Part = field(default_factory=lambda: Part("mixture"))
+    encoder: Part = field(default_factory=lambda: Part("mlp"))
+    decoder: Part = field(default_factory=lambda: Part("mlp"))
+    objective: Part = field(default_factory=lambda: Part("elbo"))
+    optimizer: Part = field(default_factory=lambda: Part("adamax"))
+    schedule: Part = field(default_factory=lambda: Part("constant"))
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    code: Mapping[str, str] = field(default_factory=dict)
+
+    def override(self, changes: Mapping[str, Any]) -> Recipe:
+        """The recipe with ``{"section.key": value}`` changed.
+
+        A part that gets another name keeps those of its options that the new part takes as well; an option given in
+        ``changes`` itself must fit.
+
+        Raises:
+            SettingError: for an unknown section or key (with the nearest known one), or a value out of range.
+        """
+        recipe = self
+        # Names first: an option is checked against the part it is meant for.
+        for key, value in sorted(changes.items(), key=lambda item: not item[0].endswith(".name")):
+            recipe = recipe._changed(key, value)
+        return recipe
+
+    def resolve(self, folder: Path) -> Recipe:
+        """Every option checked and every default written out; files of user code are looked for in ``folder``."""
+        parts = {kind: self._resolved_part(kind, folder) for kind in KINDS}
+        return replace(self, **parts)
+
+    def _changed(self, key: str, value: Any) -> Recipe:
+        section, _, name = key.partition(".")
+        if section not in SECTIONS or section == "code" or not name:
+            raise unknown("setting", key, [f"{s}.{o}" for s in SECTIONS for o in _keys(s, getattr(self, s))])
+        current = getattr(self, section)
+        if not isinstance(current, Part):
+            given = check(section, options_of(SECTIONS[section]), {name: value})
+            return replace(self, **{section: replace(current, **given)})
+        if name == "name":
+            return self._renamed(section, str(value))
+        return replace(self, **{section: Part(current.name, {**current.options, name: value})})
+
+    def _renamed(self, kind: str, name: str) -> Recipe:
+        if is_code(name):
+            file, class_name = split_name(name)
+            code = {**self.code, file.name: sha256(file)}
+            return replace(self, code=code, **{kind: Part(f"{file.name}:{class_name}")})
+        if name == AUTO and kind == "likelihood":
+            return replace(self, likelihood=Part(AUTO))
+        accepted = part_options(kind, find(kind, name, {}, Path()))
+        kept = {key: value for key, value in getattr(self, kind).options.items() if key in accepted}
+        return replace(self, **{kind: Part(name, kept)})
+
+    def _resolved_part(self, kind: str, folder: Path) -> Part:
+        part = getattr(self, kind)
+        if part.name == AUTO:
+            return part
+        options = part_options(kind, find(kind, part.name, self.code, folder))
+        given = check(kind, options, part.options)
+        missing = [name for name, option in options.items() if option.required and name not in given]
+        if missing:
+            raise SettingError(f"The {kind} {part.name!r} needs {kind}.{missing[0]}.", f"Give it with --set {kind}.{missing[0]}=VALUE.")
+        return Part(part.name, {name: given.get(name, option.default) for name, option in options.items()})
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Plain nested dictionaries, as in the TOML file; settings that are None are left out."""
+        sections = {}
+        for name in SECTIONS:
+            value = getattr(self, name)
+            plain = {"name": value.name, **value.options} if isinstance(value, Part) else _plain(value)
+            sections[name] = {key: item for key, item in plain.items() if item is not None}
+        return sections
+
+    def to_toml(self) -> str:
+        """The recipe as a TOML file."""
+        blocks = []
+        for section, settings in self.to_dict().items():
+            lines = [f"{_toml_key(key)} = {_toml_value(value)}" for key, value in settings.items()]
+            if lines:
+                blocks.append("\n".join([f"[{section}]", *lines]))
+        return "\n\n".join(blocks) + "\n"
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that make a run this run and no other, flat: ``{"section.key": value}``.
+
+        ``epochs`` and ``patience`` may be raised on a run that stands, unless the schedule is stretched over the epochs.
+        """
+        flat = {f"{section}.{key}": value for section, settings in self.to_dict().items() for key, value in settings.items()}
+        del flat["training.patience"]
+        if self.schedule.name not in KINDS["schedule"].table or not KINDS["schedule"].table[self.schedule.name].needs_total:
+            del flat["training.epochs"]
+        return flat
+
+    def digest(self) -> str:
+        """Eight hex digits that name the identity."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True, default=list).encode()).hexdigest()[:8]
+
+
+AUTO = "auto"  # a likelihood of this name follows from the data's support
+SECTIONS: dict[str, Any] = {name: hint for name, hint in get_type_hints(Recipe).items()}
+SHORTCUTS: dict[str, tuple[str, ...]] = {  # short names of settings, for the command line and for Python
+    "prior": ("prior.name",),
+    "likelihood": ("likelihood.name",),
+    "posterior": ("posterior.name",),
+    "latent": ("model.latent",),
+    "components": ("prior.components",),
+    "hidden": ("encoder.hidden", "decoder.hidden"),
+    "epochs": ("training.epochs",),
+    "batch_size": ("training.batch_size",),
+    "lr": ("optimizer.lr",),
+    "optimizer": ("optimizer.name",),
+    "schedule": ("schedule.name",),
+    "patience": ("training.patience",),
+    "seed": ("training.seed",),
+    "binarization": ("data.binarization",),
+    "beta": ("objective.beta",),
+}
+
+
+def from_toml(text: str, where: str = "the recipe") -> Recipe:
+    """A recipe from TOML text.
+
+    Raises:
+        SettingError: for text that is no TOML, unknown sections or keys, and values out of range.
+    """
+    try:
+        return from_dict(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise SettingError(f"{where} is not valid TOML: {error}.") from error
+
+
+def from_dict(sections: Mapping[str, Any]) -> Recipe:
+    """A recipe from nested dictionaries as :meth:`Recipe.to_dict` gives them."""
+    values: dict[str, Any] = {}
+    for section, settings in sections.items():
+        if section not in SECTIONS:
+            raise unknown("section of a recipe", section, SECTIONS)
+        if not isinstance(settings, Mapping):
+            raise SettingError(f"[{section}] must be a table of settings; it is {settings!r}.")
+        values[section] = _section(section, dict(settings))
+    if "data" not in values:
+        raise SettingError("The recipe has no [data] section.", 'Add [data] with name = "digits", "mnist" or a path.')
+    return Recipe(**values)
+
+
+def read_recipe(name: str) -> Recipe:
+    """A recipe by built-in name or from a TOML file.
+
+    Raises:
+        SettingError: if it is neither.
+    """
+    path = Path(name).expanduser()
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise SettingError(f"There is no recipe file {path}.", f"Built-in recipes: {', '.join(recipe_names())}.")
+        return from_toml(path.read_text(encoding="utf-8"), where=str(path))
+    if name not in recipe_names():
+        raise unknown("recipe", name, recipe_names())
+    return from_toml((_BUILT_IN / f"{name}.toml").read_text(encoding="utf-8"), where=f"recipe {name}")
+
+
+def recipe_names() -> list[str]:
+    """Names of the built-in recipes."""
+    return sorted(Path(entry.name).stem for entry in _BUILT_IN.iterdir() if entry.name.endswith(".toml"))
+
+
+def expand(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Short names to full ones: ``{"lr": 1e-3}`` -> ``{"optimizer.lr": 1e-3}``; full ones stay.
+
+    A network given once serves both ways: the decoder gets the hidden widths in reverse.
+    """
+    full: dict[str, Any] = {}
+    for name, value in settings.items():
+        if "." not in name and name not in SHORTCUTS:
+            raise unknown("setting", name, SHORTCUTS)
+        for key in SHORTCUTS.get(name, (name,)):
+            full[key] = _mirrored(value) if name == "hidden" and key.startswith("decoder") else value
+    return full
+
+
+_BUILT_IN = resources.files("vaelid") / "recipes"
+
+
+def _section(section: str, settings: dict[str, Any]) -> Any:
+    kind = SECTIONS[section]
+    if kind is Part:
+        if "name" not in settings:
+            raise SettingError(f"[{section}] needs a name.", f"Known: {', '.join(KINDS[section].table)}.")
+        return Part(settings.pop("name"), settings)
+    if is_dataclass(kind):
+        options = options_of(kind)
+        missing = [name for name, option in options.items() if option.required and name not in settings]
+        if missing:
+            raise SettingError(f"[{section}] needs {missing[0]}.")
+        return kind(**check(section, options, settings))
+    return settings
+
+
+def _keys(section: str, value: Any) -> list[str]:
+    if isinstance(value, Part):
+        return ["name", *value.options]
+    return [f.name for f in fields(value)] if is_dataclass(value) else []
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else dict(value)
+
+
+def _mirrored(hidden: Any) -> Any:
+    if isinstance(hidden, str):
+        return ",".join(reversed(hidden.split(",")))
+    return tuple(reversed(hidden))
+
+
+def _toml_key(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() else json.dumps(key)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_toml_value(item) for item in value)}]"
+    return repr(value)

@@ -1,0 +1,1 @@
+"""Training: one readable loop, exact resume, and plain words about trouble."""
