@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_fixtures import settings
 from safetensors.numpy import save_file
 
+from data_fixtures import settings
 from vaelid.data import DataSettings, Images, load_data
 from vaelid.data.arrays import ARRAY_READERS, read_array
 from vaelid.errors import DataError
@@ -111,7 +111,7 @@ def test_the_array_is_found_by_name(tmp_path: Path, names: list[str], wanted: st
     ],
 )
 def test_unclear_names_are_refused(tmp_path: Path, names: list[str], wanted: str, message: str) -> None:
-    np.savez(tmp_path / "own.npz", **{name: BYTE_IMAGES for name in names})
+    np.savez(tmp_path / "own.npz", **dict.fromkeys(names, BYTE_IMAGES))
     with pytest.raises(DataError, match=message):
         read_array(tmp_path / "own.npz", settings(array=wanted))
 
@@ -188,7 +188,9 @@ def test_levels_may_be_given(tmp_path: Path) -> None:
         (256, np.int32, "0 to 255; .* is 256"),
     ],
 )
-def test_bad_values_are_named_with_their_index(tmp_path: Path, value: float, dtype: type, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_values_are_named_with_their_index(
+    tmp_path: Path, value: float, dtype: type, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vaelid.data.arrays.BLOCK_BYTES", 100)  # several blocks
     array = np.full((9, 2, 3), 7).astype(dtype)
     array[6, 1, 2] = value
@@ -220,6 +222,12 @@ def _object_array() -> bytes:
     return buffer.getvalue()
 
 
+def _bytes_of_an_array() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, BYTE_IMAGES)
+    return buffer.getvalue()
+
+
 def _torch_object() -> bytes:
     buffer = io.BytesIO()
     torch.save({"x": Trap()}, buffer)
@@ -231,7 +239,7 @@ def _torch_object() -> bytes:
     [
         ("objects.npy", _object_array()),
         ("pickle.npy", pickle.dumps(Trap())),
-        ("pickle.pt", pickle.dumps(Trap())),
+        ("pickle.pt", pickle.dumps(Trap(), protocol=2)),
         ("objects.pt", _torch_object()),
         ("empty.npy", b""),
         ("empty.npz", b""),
@@ -240,6 +248,7 @@ def _torch_object() -> bytes:
         ("text.npz", b"PK nothing of the kind"),
         ("text.safetensors", b"\x08\0\0\0\0\0\0\0nonsense"),
         ("text.npy", b"1 2 3\n"),
+        ("array.npz", _bytes_of_an_array()),
     ],
 )
 def test_unreadable_files_are_refused_and_never_unpickled(tmp_path: Path, name: str, raw: bytes) -> None:

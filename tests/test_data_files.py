@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_fixtures import save_gray, settings
 from PIL import Image
 
+from data_fixtures import save_gray, settings
 from vaelid.data import DATASETS, Data, DataSettings, load_data, load_like, whole
 from vaelid.errors import DataError, SettingError
 from vaelid.supports import BINARY, BYTES, REAL, UNIT

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from data_fixtures import ramp, settings
 
+from data_fixtures import ramp, settings
 from vaelid.data import BINARIZATIONS, Data, Images, Split, split_data, whole
 from vaelid.errors import DataError
 from vaelid.supports import BINARY, BYTES, REAL, UNIT, levels
@@ -67,7 +67,7 @@ def test_batches_are_the_stored_levels_on_the_unit_scale() -> None:
 
 
 @pytest.mark.parametrize("n", [2, 17, 256])
-def test_grey_levels_are_the_nearest_numbers_to_the_grid(n: int) -> None:
+def test_gray_levels_are_the_nearest_numbers_to_the_grid(n: int) -> None:
     split = whole(ramp(20, 4, n), settings())
     grid = torch.tensor([k / (n - 1) for k in range(n)], dtype=torch.float32)
     assert torch.isin(split.batch(ALL), grid).all()
@@ -92,21 +92,21 @@ def test_binarized_batches_are_binary(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "part"), [("dynamic", "train"), ("resampled", "train"), ("resampled", "test")])
-def test_the_mean_over_redraws_is_the_grey_value(name: str, part: str) -> None:
+def test_the_mean_over_redraws_is_the_gray_value(name: str, part: str) -> None:
     split = ramp_data(name).splits[part]
     positions, draws = torch.arange(2), 4000
     total = sum(split.batch(positions, epoch=epoch).double() for epoch in range(draws))
-    grey = split.grey(positions).double()
-    deviation = ((total / draws - grey) / (grey * (1 - grey) / draws).sqrt().clamp_min(1e-9)).abs().max()
+    gray = split.grey(positions).double()
+    deviation = ((total / draws - gray) / (gray * (1 - gray) / draws).sqrt().clamp_min(1e-9)).abs().max()
     # 32 pixels, two-sided normal tail beyond 5: this would fail by chance once in 54 000 seeds.
     assert deviation < 5
 
 
-def test_the_mean_over_seeds_of_the_held_out_draw_is_the_grey_value() -> None:
+def test_the_mean_over_seeds_of_the_held_out_draw_is_the_gray_value() -> None:
     images, draws = ramp(), 4000
     total = sum(whole(images, settings(binarization="dynamic", binarization_seed=s)).batch(ALL[:2]) for s in range(draws))
-    grey = whole(images, settings()).grey(ALL[:2])
-    deviation = ((total / draws - grey) / (grey * (1 - grey) / draws).sqrt().clamp_min(1e-9)).abs().max()
+    gray = whole(images, settings()).grey(ALL[:2])
+    deviation = ((total / draws - gray) / (gray * (1 - gray) / draws).sqrt().clamp_min(1e-9)).abs().max()
     assert deviation < 5  # as above
 
 

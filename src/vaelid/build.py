@@ -73,9 +73,9 @@ def build_objective(recipe: Recipe, folder: Path) -> Objective:
     return _simple("objective", recipe.objective, recipe, folder)
 
 
-def build_optimizer(recipe: Recipe, model: nn.Module, folder: Path) -> Optimizer:
-    """The optimizer of a resolved recipe over all parameters of the model."""
-    return _simple("optimizer", recipe.optimizer, recipe, folder, parameters=list(model.parameters()))
+def build_optimizer(recipe: Recipe, parameters: list[nn.Parameter], folder: Path) -> Optimizer:
+    """The optimizer of a resolved recipe."""
+    return _simple("optimizer", recipe.optimizer, recipe, folder, parameters=parameters)
 
 
 def build_schedule(recipe: Recipe, folder: Path) -> Schedule:

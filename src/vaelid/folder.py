@@ -89,9 +89,10 @@ class RunFolder:
         """The resolved recipe of the run."""
         return from_toml(self.recipe_file.read_text(encoding="utf-8"), where=str(self.recipe_file))
 
-    def write_weights(self, weights: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
-        """Save the best weights with a few words about them."""
-        write_atomic(self.weights_file, safetensors.torch.save(dict(weights), metadata=dict(about)))
+    def write_weights(self, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """Save the best weights with a few facts about them."""
+        # One metadata key: safetensors writes several in random order, and equal weights shall be equal bytes.
+        write_atomic(self.weights_file, safetensors.torch.save(dict(weights), metadata={"about": json.dumps(about)}))
 
     def weights(self) -> dict[str, Tensor]:
         """The best weights.

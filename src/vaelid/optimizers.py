@@ -1,6 +1,7 @@
 """Optimizers and learning-rate schedules by name.
 
 An optimizer entry is a function of the parameters and its options; a schedule gives the factor on the learning rate at a step.
+Training hands over all weights as one flat parameter (see ``training.flat``), so the single-tensor and fused forms are the fast ones.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def adamax(
     weight_decay: NonNegative = 0.0,
 ) -> Optimizer:
     """Adam with the infinity norm: steps of at most lr. References: Kingma & Ba 2015, algorithm 2."""
-    return torch.optim.Adamax(parameters, lr=lr, betas=(beta1, beta2), eps=eps, weight_decay=weight_decay, foreach=True)
+    return torch.optim.Adamax(parameters, lr=lr, betas=(beta1, beta2), eps=eps, weight_decay=weight_decay, foreach=False)
 
 
 def adam(

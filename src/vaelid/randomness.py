@@ -18,6 +18,7 @@ from torch import Tensor
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number: 2^64 / golden ratio, made odd
 _MULTIPLY_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MULTIPLY_2 = -7723592293110705685  # 0x94D049BB133111EB
+_MASK = (1 << 64) - 1
 
 
 def key(purpose: str, *words: int | Tensor, device: torch.device | str = "cpu") -> Tensor:
@@ -26,11 +27,13 @@ def key(purpose: str, *words: int | Tensor, device: torch.device | str = "cpu") 
     >>> key("example", 0, torch.arange(3)).shape
     torch.Size([3])
     """
-    folded = torch.tensor(zlib.crc32(purpose.encode()), dtype=torch.int64, device=device)
+    folded: int | Tensor = zlib.crc32(purpose.encode())
     for word in words:
-        step = torch.as_tensor(word, dtype=torch.int64, device=device)
-        folded = _mix(folded + (step + 1) * _GOLDEN)
-    return folded
+        if isinstance(word, int) and isinstance(folded, int):
+            folded = _mix_int(folded + (word + 1) * _GOLDEN)
+        else:
+            folded = _mix(torch.as_tensor(folded + (word + 1) * _GOLDEN, dtype=torch.int64, device=device))
+    return torch.as_tensor(folded, dtype=torch.int64, device=device)
 
 
 def uniform(keys: Tensor, count: int) -> Tensor:
@@ -64,9 +67,20 @@ def _words(keys: Tensor, first: int, count: int) -> Tensor:
 
 
 def _mix(z: Tensor) -> Tensor:
+    """The finalizer of SplitMix64; overwrites ``z``."""
     # torch shifts int64 arithmetically; the masks make the shifts logical.
-    z = z ^ ((z >> 30) & 0x3FFFFFFFF)
-    z = z * _MULTIPLY_1
-    z = z ^ ((z >> 27) & 0x1FFFFFFFFF)
-    z = z * _MULTIPLY_2
-    return z ^ ((z >> 31) & 0x1FFFFFFFF)
+    z ^= (z >> 30).bitwise_and_(0x3FFFFFFFF)
+    z *= _MULTIPLY_1
+    z ^= (z >> 27).bitwise_and_(0x1FFFFFFFFF)
+    z *= _MULTIPLY_2
+    z ^= (z >> 31).bitwise_and_(0x1FFFFFFFF)
+    return z
+
+
+def _mix_int(z: int) -> int:
+    """The same for a Python number: the words of a key that all images share cost no tensor operation."""
+    z &= _MASK
+    z = ((z ^ (z >> 30)) * _MULTIPLY_1) & _MASK
+    z = ((z ^ (z >> 27)) * _MULTIPLY_2) & _MASK
+    z ^= z >> 31
+    return z - (1 << 64) if z >> 63 else z

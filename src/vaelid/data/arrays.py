@@ -87,12 +87,15 @@ def _choose_array(path: Path, names: Sequence[str], wanted: str) -> str:
     return candidates[0]
 
 
-def _read_numpy(path: Path, choose: Choose) -> dict[str, np.ndarray]:
-    large = path.stat().st_size > MMAP_THRESHOLD
-    loaded = np.load(path, mmap_mode="r" if large else None, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        return {"": loaded}
-    with loaded:
+def _read_npy(path: Path, choose: Choose) -> dict[str, np.ndarray]:
+    if path.stat().st_size > MMAP_THRESHOLD:
+        return {"": np.lib.format.open_memmap(path, mode="r")}
+    with path.open("rb") as file:
+        return {"": np.lib.format.read_array(file, allow_pickle=False)}
+
+
+def _read_npz(path: Path, choose: Choose) -> dict[str, np.ndarray]:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
         return {name: loaded[name] for name in choose(loaded.files)}
 
 
@@ -113,8 +116,8 @@ def _read_safetensors(path: Path, choose: Choose) -> dict[str, np.ndarray]:
 
 
 ARRAY_READERS: dict[str, Callable[[Path, Choose], dict[str, np.ndarray]]] = {
-    ".npy": _read_numpy,
-    ".npz": _read_numpy,
+    ".npy": _read_npy,
+    ".npz": _read_npz,
     ".pt": _read_torch,
     ".safetensors": _read_safetensors,
 }

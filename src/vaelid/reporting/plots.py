@@ -67,13 +67,13 @@ def paired_grid(originals: Array, reconstructions: Array, columns: int | None = 
     """Each original ``(N, *X)`` above its reconstruction, up to ten pairs per row where ``columns`` is not given."""
     upper, lower = np.split(_pictures(originals, reconstructions), 2)
     pairs = np.concatenate((upper, _paper(upper, _gap(upper)), lower), 1)
-    return _grid(pairs, columns or min(len(pairs), 10), (), heading, row_names=("original", "reconstruction"), parts=2)
+    return _grid(pairs, columns or min(len(pairs), 10), (), heading, sides=("original", "reconstruction"), parts=2)
 
 
 def components_grid(images: Array, weights: Array, columns: int | None = None, heading: str = "") -> Figure:
     """What each mixture component ``(C, *X)`` decodes to, with its weight ``(C,)`` under it, in the given order."""
     weights = _row("weights", weights, len(images))
-    return _grid(_pictures(images), columns, [f"{100 * weight:.1f} %" for weight in weights], heading)
+    return _grid(_pictures(images), columns, [f"{weight:.1%}" for weight in weights], heading)
 
 
 def likeliest_and_unlikeliest(
@@ -82,7 +82,7 @@ def likeliest_and_unlikeliest(
     """Lowest negative log-likelihoods in the upper row, highest in the lower; ``(N, *X)`` images, ``(N,)`` nats under each."""
     values = [*_row("values_low", values_low, len(images_low)), *_row("values_high", values_high, len(images_high))]
     captions, rows = [f"{value:.1f} nats" for value in values], ("likeliest", "unlikeliest")
-    return _grid(_pictures(images_low, images_high), len(images_low), captions, heading, row_names=rows)
+    return _grid(_pictures(images_low, images_high), len(images_low), captions, heading, sides=rows)
 
 
 def interpolation_strip(images: Array, heading: str = "") -> Figure:
@@ -258,7 +258,7 @@ def _row(name: str, values: Array, count: int | None = None, holes: bool = False
     finite = np.isfinite(row)
     if row.ndim != 1 or count not in (None, len(row)) or not finite.any() or not (holes or finite.all()):
         raise ValueError(
-            f"{name} must be {count or 'some'} finite numbers in a row; got {row.shape}, {(~finite).sum()} not finite"
+            f"{name} must be {count or 'some'} finite numbers in a row; got {row.shape}, {np.sum(~finite)} of them not"
         )
     return np.where(finite, row, np.nan)
 
@@ -291,17 +291,11 @@ def _arrange(pictures: Bytes, columns: int, gap: int) -> Bytes:
 
 
 def _grid(
-    pictures: Bytes,
-    columns: int | None,
-    captions: Names,
-    heading: str,
-    above: bool = False,
-    row_names: Names = (),
-    parts: int = 1,
+    pictures: Bytes, columns: int | None, captions: Names, heading: str, above: bool = False, sides: Names = (), parts: int = 1
 ) -> Figure:
     """One figure, one axes, one image: the tiled pictures, a line of text ``above`` or under each where there are ``captions``.
 
-    ``row_names`` stand left of the rows in turn; a picture of several ``parts`` above each other takes one name for each part.
+    ``sides`` are the names left of the rows, in turn; a picture of several ``parts`` above each other takes one for each part.
     """
     columns, longest = _columns(len(pictures), columns), max(map(len, captions), default=0)
     if len(captions) not in (0, len(pictures)):
@@ -315,16 +309,16 @@ def _grid(
     paper = _paper(pictures, line)
     tiled = _arrange(np.concatenate((paper, pictures) if above else (pictures, paper), 1), columns, gap)
     inches = np.array(tiled.shape[:2]) * scale / DPI
-    left = _MARGIN + (0.08 * max(map(len, row_names)) + 0.1 if row_names else 0.0)
+    left = _MARGIN + (0.08 * max(map(len, sides)) + 0.1 if sides else 0.0)
     whole = max(left + inches[1] + _MARGIN, 0.105 * len(heading) + left + _MARGIN), inches[0] + 2 * _MARGIN + 0.3 * bool(heading)
     figure = Figure(figsize=whole, facecolor="white")
     axes = figure.add_axes((left / whole[0], _MARGIN / whole[1], inches[1] / whole[0], inches[0] / whole[1]))
     axes.set_axis_off()
     axes.imshow(tiled, cmap="gray", vmin=0, vmax=255, interpolation="none", aspect="auto")
     step, rows = height + line + gap, -(-len(pictures) // columns)
-    for index in range(rows * parts if row_names else 0):
-        middle = index // parts * step + (index % parts + 0.5) * height / parts
-        _say(axes, row_names[index % len(row_names)], (0, middle), "data", (-7, 0), ha="right", va="center", color=_QUIET)
+    for index in range(rows * parts if sides else 0):
+        middle = index // parts * step + (index % parts + 0.5) * height / parts - 0.5
+        _say(axes, sides[index % len(sides)], (0, middle), "data", (-7, 0), ha="right", va="center", color=_QUIET)
     fits = min(8.5, 72 * width * scale / DPI / (0.64 * max(longest, 1)))  # points, so that neighbors never touch
     for index, caption in enumerate(captions):
         at = index % columns * (width + gap) + width / 2 - 0.5, index // columns * step + line / 2 + (0 if above else height)
@@ -381,7 +375,7 @@ def _zoom(axes: Axes, curves: list[Array]) -> bool:
     return top < high
 
 
-def _spread(spots: Array, gap: tuple[float, float]) -> Array:
+def _spread(spots: Array, gap: Place) -> Array:
     """Move label positions ``(C, 2)`` apart until none lies in the ellipse of half axes ``gap`` around another."""
     spots = spots / gap + np.outer(np.arange(len(spots)), (0.0, 1e-6))  # equal ones part upward
     for _ in range(100):

@@ -36,7 +36,7 @@ class Checkpoint:
 
 def save_checkpoint(folder: RunFolder, checkpoint: Checkpoint, step: int) -> None:
     """Write a checkpoint, then remove all but the last two."""
-    tensors = {name: t.detach().cpu().contiguous() for name, t in checkpoint.tensors.items()}
+    tensors = {name: t.detach().cpu().clone() for name, t in checkpoint.tensors.items()}  # safetensors refuses shared storage
     content = safetensors.torch.save(tensors, metadata={"facts": json.dumps(dict(checkpoint.facts))})
     digest = hashlib.sha256(content).hexdigest()[:16]
     written = folder.checkpoints / f"step-{step:012d}-{digest}.safetensors"

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from vaelid.data import Data
@@ -28,6 +28,7 @@ from vaelid.progress import Reporter
 from vaelid.randomness import permutation
 from vaelid.recipe import TrainingSettings
 from vaelid.training.checkpoint import Checkpoint, save_checkpoint
+from vaelid.training.flat import FlatParameters
 from vaelid.training.snapshots import Snapshots
 from vaelid.training.trouble import count_dead_components, troubles
 from vaelid.training.validation import Validation, validate
@@ -59,6 +60,7 @@ class Training:
     model: VAE
     average: VAE  # the moving average of the weights, or the model itself
     objective: Objective
+    weights: FlatParameters
     optimizer: Optimizer
     schedule: Schedule
     snapshots: Snapshots
@@ -83,7 +85,7 @@ class Training:
     def checkpoint(self) -> None:
         """Save everything; the best weights first, so that they are never older than the checkpoint."""
         if self.best_weights:
-            about = {"epoch": str(self.state.best_epoch), "neg_elbo": repr(self.state.best)}
+            about = {"epoch": self.state.best_epoch, "neg_elbo": self.state.best}
             self.folder.write_weights(self.best_weights, about)
         self.snapshots.save()
         tensors = {"rng.cpu": torch.get_rng_state()}
@@ -153,10 +155,12 @@ def train_epoch(training: Training, reporter: Reporter, stop_asked: Callable[[],
         with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
             bound = objective(model(x, objective.samples))
         loss = -bound.mean()
-        training.optimizer.zero_grad(set_to_none=True)
+        training.weights.forget_gradients()
         loss.backward()
-        norm = gradient_norm(model, settings.clip_norm)
+        norm = float(training.weights.gather_gradients())
         refuse_infinite(training, float(loss.detach()), norm)
+        if 0 < settings.clip_norm < norm:
+            training.weights.flat.grad.mul_(settings.clip_norm / norm)
         training.optimizer.step()
         if training.average is not model:
             update_average(training.average, model, settings.ema)
@@ -222,13 +226,6 @@ def refuse_infinite(training: Training, loss: float, norm: float) -> None:
         f"Training stopped; the checkpoints and the best weights so far (epoch {training.state.best_epoch}) are kept.",
         "Likely the learning rate is too large: try a smaller lr, training.clip_norm = 100, or schedule.warmup_steps.",
     )
-
-
-def gradient_norm(model: nn.Module, limit: float) -> float:
-    """Euclidean norm of all gradients before clipping; they are scaled down to ``limit`` if that is above 0."""
-    if limit > 0:
-        return float(nn.utils.clip_grad_norm_(model.parameters(), limit))
-    return float(nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
 
 
 @torch.no_grad()

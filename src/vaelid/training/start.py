@@ -24,6 +24,7 @@ from vaelid.likelihoods import Likelihood
 from vaelid.progress import Reporter
 from vaelid.recipe import Recipe
 from vaelid.training.checkpoint import load_checkpoint
+from vaelid.training.flat import FlatParameters
 from vaelid.training.loop import Training, average_of, fit
 from vaelid.training.snapshots import Snapshots
 from vaelid.vae import VAE
@@ -80,6 +81,7 @@ def prepare(folder: RunFolder, recipe: Recipe, data: Data, conditions: Condition
     """All objects of a training, in the state of the last checkpoint if there is one."""
     model = build_model(recipe, data.shape, data.support, folder.code).to(conditions.device)
     check_data(model.likelihood, data)
+    weights = FlatParameters(model)
     training = Training(
         settings=recipe.training,
         folder=folder,
@@ -87,7 +89,8 @@ def prepare(folder: RunFolder, recipe: Recipe, data: Data, conditions: Condition
         model=model,
         average=average_of(model, recipe.training.ema),
         objective=build_objective(recipe, folder.code),
-        optimizer=build_optimizer(recipe, model, folder.code),
+        weights=weights,
+        optimizer=build_optimizer(recipe, [weights.flat], folder.code),
         schedule=build_schedule(recipe, folder.code),
         snapshots=Snapshots(folder, recipe.training.seed),
     )
