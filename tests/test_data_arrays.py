@@ -222,6 +222,12 @@ def _object_array() -> bytes:
     return buffer.getvalue()
 
 
+def _archive_of_objects() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, x=np.array([[Trap()]], dtype=object))
+    return buffer.getvalue()
+
+
 def _bytes_of_an_array() -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, BYTE_IMAGES)
@@ -238,6 +244,7 @@ def _torch_object() -> bytes:
     ("name", "raw"),
     [
         ("objects.npy", _object_array()),
+        ("objects.npz", _archive_of_objects()),
         ("pickle.npy", pickle.dumps(Trap())),
         ("pickle.pt", pickle.dumps(Trap(), protocol=2)),
         ("objects.pt", _torch_object()),

@@ -88,6 +88,7 @@ def test_servers_without_ranges_send_all_again(server: Server, goal: Path) -> No
     part_of(goal, PLAIN[:1000])
     download([server.url("/plain")], goal, CHECKSUM)
     assert goal.read_bytes() == PLAIN
+    assert len(server.seen) == 1
 
 
 def test_an_interrupted_download_goes_on_at_the_next_mirror(server: Server, goal: Path) -> None:

@@ -157,7 +157,7 @@ def test_mnist_is_mnist(real_mnist: Data) -> None:
     assert images.labels is not None
     # The counts of the digits 0 to 9 in the test file, as its authors give them.
     assert images.labels[60000:].bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-    assert float(real_mnist.train.grey(torch.arange(50000)).mean()) == pytest.approx(0.1307, abs=5e-4)
+    assert float(real_mnist.train.gray(torch.arange(50000)).mean()) == pytest.approx(0.1307, abs=5e-4)
 
 
 def gzip_content(name: str) -> bytes:

@@ -60,7 +60,7 @@ def test_batches_are_the_stored_levels_on_the_unit_scale() -> None:
     batch = split.batch(positions, epoch=5, seed=7)
     assert batch.dtype == torch.float32
     assert torch.equal(batch, expected.float())
-    assert torch.equal(split.grey(positions), batch)
+    assert torch.equal(split.gray(positions), batch)
     assert split.support == BYTES
     assert split.labels is not None
     assert torch.equal(split.labels, split.indices % 3)
@@ -96,7 +96,7 @@ def test_the_mean_over_redraws_is_the_gray_value(name: str, part: str) -> None:
     split = ramp_data(name).splits[part]
     positions, draws = torch.arange(2), 4000
     total = sum(split.batch(positions, epoch=epoch).double() for epoch in range(draws))
-    gray = split.grey(positions).double()
+    gray = split.gray(positions).double()
     deviation = ((total / draws - gray) / (gray * (1 - gray) / draws).sqrt().clamp_min(1e-9)).abs().max()
     # 32 pixels, two-sided normal tail beyond 5: this would fail by chance once in 54 000 seeds.
     assert deviation < 5
@@ -105,7 +105,7 @@ def test_the_mean_over_redraws_is_the_gray_value(name: str, part: str) -> None:
 def test_the_mean_over_seeds_of_the_held_out_draw_is_the_gray_value() -> None:
     images, draws = ramp(), 4000
     total = sum(whole(images, settings(binarization="dynamic", binarization_seed=s)).batch(ALL[:2]) for s in range(draws))
-    gray = whole(images, settings()).grey(ALL[:2])
+    gray = whole(images, settings()).gray(ALL[:2])
     deviation = ((total / draws - gray) / (gray * (1 - gray) / draws).sqrt().clamp_min(1e-9)).abs().max()
     assert deviation < 5  # as above
 
@@ -115,6 +115,12 @@ def test_black_stays_black_and_white_stays_white() -> None:
     split = Split("train", Images("x", pixels, BYTES), torch.arange(50), settings(binarization="dynamic"))
     batch = torch.stack([split.batch(torch.arange(50), epoch) for epoch in range(20)])
     assert torch.equal(batch, (pixels / 255).expand(20, -1, -1))
+
+
+def test_a_pixel_is_one_only_below_its_gray_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vaelid.data.binarization.uniform", lambda keys, count: torch.zeros(len(keys), count))
+    split = whole(Images("x", torch.tensor([[0, 1]], dtype=torch.uint8), BYTES), settings(binarization="dynamic"))
+    assert split.batch(torch.tensor([0])).tolist() == [[0, 1]]  # u = 0 does occur, once in 2^24
 
 
 def test_a_draw_does_not_depend_on_the_rest_of_the_batch() -> None:

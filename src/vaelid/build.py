@@ -112,7 +112,7 @@ def _levels(part: Callable[..., Any], name: str, support: Support) -> dict[str, 
         return {}
     if support.levels is None:
         raise PartError(
-            f"The likelihood {name!r} models grey levels, but the pixels are {support}.",
+            f"The likelihood {name!r} models gray levels, but the pixels are {support}.",
             "Choose --likelihood gaussian (a density), or give integer data.",
         )
     return {"levels": support.levels}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from vaelid.data import DataSettings
-from vaelid.errors import SettingError
+from vaelid.errors import PartError, SettingError
 from vaelid.parts import KINDS, find, part_options
 from vaelid.settings import Count, Fraction, NonNegative, NonNegativeInt, check, options_of, unknown
 from vaelid.usercode import is_code, sha256, split_name
@@ -87,6 +87,31 @@ class Recipe:
             recipe = recipe._changed(key, value)
         return recipe
 
+    def adopt_code(self) -> tuple[Recipe, Path]:
+        """The recipe with the SHA-256 of every file of user code that it names by path, and the folder they lie in.
+
+        Names are cut to ``file.py:Class``, so that a recipe does not depend on where it was written.
+
+        Raises:
+            PartError: for a file that cannot be read or lies apart from the others.
+            SettingError: if the recipe already knows the file by another hash.
+        """
+        recipe, folders = self, set()
+        for kind in KINDS:
+            name = getattr(self, kind).name
+            if not is_code(name):
+                continue
+            file, class_name = split_name(name)
+            digest = sha256(file)
+            if recipe.code.get(file.name, digest) != digest:
+                raise SettingError(f"{file} is not the file that the recipe was made with (SHA-256 {recipe.code[file.name][:12]}…).")
+            folders.add(file.resolve().parent)
+            part = replace(getattr(recipe, kind), name=f"{file.name}:{class_name}")
+            recipe = replace(recipe, code={**recipe.code, file.name: digest}, **{kind: part})
+        if len(folders) > 1:
+            raise PartError(f"Files of user code must lie in one folder; they lie in {', '.join(map(str, sorted(folders)))}.")
+        return recipe, folders.pop() if folders else Path()
+
     def resolve(self, folder: Path) -> Recipe:
         """Every option checked and every default written out; files of user code are looked for in ``folder``."""
         parts = {kind: self._resolved_part(kind, folder) for kind in KINDS}
@@ -106,9 +131,7 @@ class Recipe:
 
     def _renamed(self, kind: str, name: str) -> Recipe:
         if is_code(name):
-            file, class_name = split_name(name)
-            code = {**self.code, file.name: sha256(file)}
-            return replace(self, code=code, **{kind: Part(f"{file.name}:{class_name}")})
+            return replace(self, **{kind: Part(name)})  # ``adopt_code`` looks at the file
         if name == AUTO and kind == "likelihood":
             return replace(self, likelihood=Part(AUTO))
         accepted = part_options(kind, find(kind, name, {}, Path()))
@@ -226,6 +249,11 @@ def read_recipe(name: str) -> Recipe:
 def recipe_names() -> list[str]:
     """Names of the built-in recipes."""
     return sorted(Path(entry.name).stem for entry in _BUILT_IN.iterdir() if entry.name.endswith(".toml"))
+
+
+def read_about(name: str) -> str:
+    """The first comment of a built-in recipe: what it is for."""
+    return (_BUILT_IN / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
 
 
 def expand(settings: Mapping[str, Any]) -> dict[str, Any]:

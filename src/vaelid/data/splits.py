@@ -91,7 +91,7 @@ class Split:
         indices = self._source(positions)
         return self._binarization(self._scaled(indices), Draw(indices, self.held_out, epoch, seed), self.settings)
 
-    def grey(self, positions: Tensor) -> Tensor:
+    def gray(self, positions: Tensor) -> Tensor:
         """The images at ``positions`` ``(B,)`` before binarization, float32 ``(B, *X)``; in [0, 1] unless the support is real."""
         return self._scaled(self._source(positions))
 

@@ -31,6 +31,8 @@ from vaelid.vae import VAE
 
 #: How many training images the parts may look at before training (output bias, k-means).
 _FIRST_LOOK = 10_000
+#: Training images kept in the folder to be shown.
+REAL_IMAGES = 16
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,11 @@ def train_in(
             training = prepare(folder, recipe, data, conditions, reporter)
             if training.outcome:
                 reporter.say(f"{folder.path} is finished: {training.outcome}. Raise --epochs or --patience to go on.")
-                return training.outcome
-            total, done = recipe.training.epochs * training.batches, training.state.step
-            with reporter.bar("training", total, done):
-                fit(training, reporter, stop_asked, conditions.checkpoint_seconds)
+            else:
+                note_outcome(folder, "")
+                with reporter.bar("training", recipe.training.epochs * training.batches, training.state.step):
+                    fit(training, reporter, stop_asked, conditions.checkpoint_seconds)
+            note_outcome(folder, training.outcome)
             return training.outcome
 
 
@@ -149,7 +152,16 @@ def begin(folder: RunFolder, recipe: Recipe, code_from: Path, data: Data, condit
         "init_from": str(conditions.init_from) if conditions.init_from else None,
     }
     folder.write_json(folder.environment_file, about)
+    real = data.train.batch(torch.arange(min(REAL_IMAGES, len(data.train)))).clamp(0, 1)
+    folder.write_arrays(folder.samples / "real.npz", {"images": real.cpu().numpy()})
     write_atomic(folder.recipe_file, recipe.to_toml().encode())
+
+
+def note_outcome(folder: RunFolder, outcome: str) -> None:
+    """Write into environment.json why training ended; empty while it has not."""
+    about = folder.read_json(folder.environment_file)
+    if about.get("outcome") != outcome:
+        folder.write_json(folder.environment_file, {**about, "outcome": outcome})
 
 
 def require_same(folder: RunFolder, recipe: Recipe, data: Data, conditions: Conditions) -> None:

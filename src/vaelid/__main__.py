@@ -1,0 +1,5 @@
+"""``python -m vaelid`` is ``vaelid``."""
+
+from vaelid.cli import main
+
+main()
