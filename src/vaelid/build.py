@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from vaelid.data import Data
-from vaelid.errors import PartError
+from vaelid.errors import PartError, VaelidError
 from vaelid.objectives import Objective
 from vaelid.optimizers import Schedule
 from vaelid.parts import find
@@ -56,7 +56,8 @@ def build_model(recipe: Recipe, shape: tuple[int, ...], support: Support, folder
 
     posterior_settings = {"latent": latent, **recipe.posterior.options}
     encoder = _network(recipe, "encoder", shape, _network_outputs(posterior_class, posterior_settings), folder)
-    likelihood_settings = {"shape": shape, **_levels(likelihood_class, recipe.likelihood.name, support), **recipe.likelihood.options}
+    levels = _levels(likelihood_class, recipe.likelihood.name, support)
+    likelihood_settings = {"shape": shape, **levels, **recipe.likelihood.options}
     decoder = _network(recipe, "decoder", (latent,), _network_outputs(likelihood_class, likelihood_settings), folder)
 
     return VAE(
@@ -103,8 +104,11 @@ def _network(recipe: Recipe, kind: str, inputs: tuple[int, ...], outputs: int, f
 
 def _network_outputs(part: Any, settings: dict[str, Any]) -> int:
     """Ask the class how many numbers it needs, with those of its settings that it declares to matter for that."""
-    declared = inspect.signature(part.network_outputs).parameters
-    return int(part.network_outputs(**{name: value for name, value in settings.items() if name in declared}))
+    ask = getattr(part, "network_outputs", None)
+    if ask is None:
+        raise PartError(f"{part.__name__} has no class method network_outputs, so how large its network must be is unknown.")
+    declared = inspect.signature(ask).parameters
+    return int(ask(**{name: value for name, value in settings.items() if name in declared}))
 
 
 def _levels(part: Callable[..., Any], name: str, support: Support) -> dict[str, int]:
@@ -121,7 +125,9 @@ def _levels(part: Callable[..., Any], name: str, support: Support) -> dict[str, 
 def _make(kind: str, part: Part, factory: Callable[..., Any], **arguments: Any) -> Any:
     try:
         return factory(**arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except VaelidError:
+        raise
+    except Exception as error:  # whatever a user's own part may raise
         raise PartError(
             f"The {kind} {part.name!r} cannot be built with {sorted(arguments)}: {type(error).__name__}: {error}",
             "`vaelid parts` shows what the builder passes to each kind of part.",

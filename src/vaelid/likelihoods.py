@@ -1,9 +1,10 @@
 """Likelihoods p(x|z): what the decoder says about pixels.
 
-The contract of a likelihood: the constructor takes ``network`` (an object: z -> numbers) and ``shape`` (*X), and ``levels`` (n) if it
-models grey levels; ``network_outputs`` takes those of the settings that it declares and says beforehand how many numbers it needs; ``forward`` gives a
-distribution with batch ``(K, B)`` and event ``*X``; ``support`` says which pixel values it gives probability to; ``initialize(x)`` may
-look at training images once. Pixels are on the [0, 1] scale (see ``supports``).
+The contract of a likelihood: the constructor takes ``network`` (an object: z -> numbers) and ``shape`` (*X), and ``levels`` (n)
+if it models gray levels; the class method ``network_outputs`` takes those of the settings that it declares and says beforehand
+how many numbers it needs; ``forward`` gives a distribution with batch ``(K, B)`` and event ``*X``; ``support`` says which pixel
+values it gives probability to; ``initialize(x)`` may look at training images once. Pixels are on the [0, 1] scale (see
+``supports``).
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution, Independent
+from torch.distributions import Bernoulli, Distribution, Independent, Normal
 from torch.nn import functional as F
 
 from vaelid.distributions import DiscretizedGaussian, LevelCategorical, diagonal_normal
+from vaelid.errors import PartError
+from vaelid.networks import Network
 from vaelid.settings import Positive
 from vaelid.supports import BINARY, REAL, Support, levels as levels_support
 
@@ -41,7 +44,7 @@ class Likelihood(nn.Module, ABC):
     def forward(self, z: Tensor) -> Distribution:
         """p(x|z) for latents ``(K, B, L)``: batch shape ``(K, B)``, event shape ``*X``."""
 
-    def initialize(self, x: Tensor) -> None:  # noqa: B027 (a hook: doing nothing is the right default)
+    def initialize(self, x: Tensor) -> None:
         """Start from training images ``(N, *X)``, once, before training."""
 
 
@@ -59,8 +62,8 @@ class BernoulliLikelihood(Likelihood):
 
     support = BINARY
     remedy = (
-        "Grey pixels have no Bernoulli likelihood: choose a binarization (--binarization dynamic) "
-        "or a likelihood for grey levels (--likelihood categorical or discretized-gaussian)."
+        "Gray pixels have no Bernoulli likelihood: choose a binarization (--binarization dynamic) "
+        "or a likelihood for gray levels (--likelihood categorical or discretized-gaussian)."
     )
 
     def __init__(self, network: nn.Module, shape: tuple[int, ...], start: Start = "network") -> None:
@@ -71,7 +74,7 @@ class BernoulliLikelihood(Likelihood):
     def network_outputs(cls, shape: tuple[int, ...]) -> int:
         return math.prod(shape)
 
-    def forward(self, z: Tensor) -> Independent:
+    def forward(self, z: Tensor) -> Independent[Bernoulli]:
         logits = self.network(z).to(z.dtype).unflatten(-1, self.shape)
         return Independent(Bernoulli(logits=logits, validate_args=False), len(self.shape), validate_args=False)
 
@@ -81,7 +84,7 @@ class BernoulliLikelihood(Likelihood):
 
 
 class CategoricalLikelihood(Likelihood):
-    """Grey levels as classes: P(k|z) = softmax(logits)_k for each pixel, exact.
+    """Gray levels as classes: P(k|z) = softmax(logits)_k for each pixel, exact.
 
     Args:
         network: z -> D · n logits, the levels of a pixel next to each other
@@ -120,10 +123,14 @@ Scale = Literal["learned", "fixed", "per-pixel"]
 class _MeanAndScale(nn.Module):
     """m(z) and s(z) from one network: s is fixed, one learned number, or a second output per pixel, never below the floor."""
 
+    fixed_sigma: Tensor
+
     def __init__(self, network: nn.Module, shape: tuple[int, ...], scale: Scale, sigma: float, floor: float) -> None:
         super().__init__()
+        if scale != "fixed" and sigma <= floor:
+            raise PartError(f"sigma = {sigma:g} is not above floor = {floor:g}: s could not start there.", "Lower the floor.")
         self.network, self.shape, self.scale, self.floor = network, shape, scale, floor
-        self.raw_start = _inverse_softplus(max(sigma - floor, 1e-4))
+        self.raw_start = _inverse_softplus(sigma - floor) if scale != "fixed" else 0.0
         self.register_buffer("fixed_sigma", torch.tensor(sigma), persistent=False)
         if scale == "learned":
             self.raw_sigma = nn.Parameter(torch.tensor(self.raw_start))
@@ -144,13 +151,11 @@ class _MeanAndScale(nn.Module):
         return mean, sigma.expand_as(mean)
 
     def start_at(self, x: Tensor) -> None:
-        bias = self.network.output_bias.detach().clone()
-        bias[: math.prod(self.shape)] = x.mean(0).flatten()
-        _set_output_bias(self.network, bias)
+        _set_output_bias(self.network, x.mean(0).flatten())
 
 
 class GaussianLikelihood(Likelihood):
-    """Real-valued pixels: log p(x|z) = −Σ_i ½((x_i − m_i)/s_i)² + log s_i + ½ log 2π, the density with its constant.
+    """Real-valued pixels: log p(x|z) = −Σ_i [½((x_i − m_i)/s_i)² + log s_i + ½ log 2π], the density with its constant.
 
     This is a density, not a probability: it has no bits/dim, can exceed 1, and grows without limit as s → 0.
 
@@ -185,8 +190,9 @@ class GaussianLikelihood(Likelihood):
     def network_outputs(cls, shape: tuple[int, ...], scale: Scale = "learned") -> int:
         return _MeanAndScale.network_outputs(shape, scale)
 
-    def forward(self, z: Tensor) -> Independent:
-        return diagonal_normal(*self.mean_and_scale(z), event_dims=len(self.shape))
+    def forward(self, z: Tensor) -> Independent[Normal]:
+        mean, scale = self.mean_and_scale(z)
+        return diagonal_normal(mean, scale, event_dims=len(self.shape))
 
     def initialize(self, x: Tensor) -> None:
         if self.start == "data":
@@ -194,7 +200,7 @@ class GaussianLikelihood(Likelihood):
 
 
 class DiscretizedGaussianLikelihood(Likelihood):
-    """Grey levels by a Gaussian's mass between bin edges, outer bins open: probabilities that sum to 1.
+    """Gray levels by a Gaussian's mass between bin edges, outer bins open: probabilities that sum to 1.
 
         P(k|z) = Φ((k + ½ − m)/s) − Φ((k − ½ − m)/s)   in units of one level; Φ(−∞) = 0, Φ(∞) = 1 at the ends
 
@@ -203,7 +209,7 @@ class DiscretizedGaussianLikelihood(Likelihood):
         others: as for ``gaussian``
 
     References:
-        Kingma et al. 2016, Improved Variational Inference with Inverse Autoregressive Flow, eq. 12 (with a logistic);
+        Kingma et al. 2016, Improved Variational Inference with Inverse Autoregressive Flow (from a logistic);
         Ho et al. 2020, Denoising Diffusion Probabilistic Models, eq. 13.
     """
 
@@ -250,7 +256,13 @@ def _smoothed(counts: Tensor, total: int, classes: int) -> Tensor:
 
 @torch.no_grad()
 def _set_output_bias(network: nn.Module, bias: Tensor) -> None:
-    network.output_bias.copy_(bias)
+    """Set the first of the network's output biases to ``bias``."""
+    if not isinstance(network, Network):
+        raise PartError(
+            f"likelihood.start = 'data' sets the decoder's output bias, but {type(network).__name__} does not say which it is.",
+            "Make it a vaelid.Network with output_bias, or choose start = network.",
+        )
+    network.output_bias[: len(bias)] = bias
 
 
 def _inverse_softplus(y: float) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -56,7 +57,7 @@ class MLP(Network):
         self.input_dims = len(inputs)
         widths = [math.prod(inputs), *hidden, outputs]
         layers: list[nn.Module] = []
-        for width_in, width_out in zip(widths, widths[1:], strict=False):
+        for width_in, width_out in pairwise(widths):
             layers += [nn.Linear(width_in, width_out), ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*layers[:-1])
 
@@ -65,11 +66,14 @@ class MLP(Network):
 
     @property
     def output_bias(self) -> nn.Parameter:
-        return self.layers[-1].bias
+        return self._linear[-1].bias
 
     def extra_repr(self) -> str:
-        widths = [layer.in_features for layer in self.layers if isinstance(layer, nn.Linear)]
-        return "-".join(str(width) for width in [*widths, self.layers[-1].out_features])
+        return "-".join(str(width) for width in [self._linear[0].in_features, *(layer.out_features for layer in self._linear)])
+
+    @property
+    def _linear(self) -> list[nn.Linear]:
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
 
 NETWORKS: dict[str, type[Network]] = {"mlp": MLP}

@@ -1,7 +1,8 @@
 """Optimizers and learning-rate schedules by name.
 
 An optimizer entry is a function of the parameters and its options; a schedule gives the factor on the learning rate at a step.
-Training hands over all weights as one flat parameter (see ``training.flat``), so the single-tensor and fused forms are the fast ones.
+Training hands over all weights as one flat parameter (see ``training.flat``), so the single-tensor and fused forms are the fast
+ones.
 """
 
 from __future__ import annotations
@@ -74,13 +75,14 @@ class Schedule(ABC):
     def factor(self, step: int, total: int) -> float:
         """The factor for the optimizer step number ``step`` (from 0) of ``total``."""
 
-    def observe(self, neg_elbo: float) -> None:  # noqa: B027 (a hook: doing nothing is the right default)
+    def observe(self, neg_elbo: float) -> None:  # noqa: B027 - a hook: doing nothing is the right default
         """Take note of an epoch's validation −ELBO (nats)."""
 
     def state(self) -> dict[str, Any]:
+        """What :meth:`load` needs to go on from here: plain values for a JSON file."""
         return {}
 
-    def load(self, state: dict[str, Any]) -> None:  # noqa: B027
+    def load(self, state: dict[str, Any]) -> None:  # noqa: B027 - the same
         """Continue from :meth:`state`."""
 
 
@@ -95,7 +97,7 @@ class Constant(Schedule):
 
 
 class Cosine(Schedule):
-    """Linear warm-up, then half a cosine from 1 down to ``final`` at the last step of the last epoch.
+    """Linear warm-up, then half a cosine from 1 down to ``final``, which the step after the last one would have.
 
     References:
         Loshchilov & Hutter 2017, SGDR, eq. 5 (one cycle).
@@ -114,7 +116,9 @@ class Cosine(Schedule):
 class Plateau(Schedule):
     """Multiply by ``shrink`` when validation −ELBO has not improved for more than ``wait`` epochs in a row."""
 
-    def __init__(self, shrink: Fraction = 0.5, wait: Count = 10, smallest: Fraction = 0.01, warmup_steps: NonNegativeInt = 0) -> None:
+    def __init__(
+        self, shrink: Fraction = 0.5, wait: Count = 10, smallest: Fraction = 0.01, warmup_steps: NonNegativeInt = 0
+    ) -> None:
         self.shrink, self.wait, self.smallest, self.warmup_steps = shrink, wait, smallest, warmup_steps
         self.current, self.best, self.bad = 1.0, math.inf, 0
 

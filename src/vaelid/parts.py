@@ -58,11 +58,19 @@ def find(kind: str, name: str, code: Mapping[str, str], folder: Path) -> Callabl
         if name not in known.table:
             raise unknown(kind, name, known.table)
         return known.table[name]
+    if known.base is None:
+        raise PartError(
+            f"{name} cannot be the {kind}: that has to be a built-in one.", f"Known: {', '.join(sorted(known.table))}."
+        )
     file, class_name = split_name(name)
+    if file.name not in code:
+        raise PartError(f"The recipe names {name} as its {kind}, but has no SHA-256 of {file.name} under [code].")
     found = load_class(folder / file, class_name, code[file.name])
-    if known.base is None or not issubclass(found, known.base):
-        base = f"vaelid.{known.base.__name__}" if known.base else "a built-in one"
-        raise PartError(f"{name} is to be a {kind}, but {class_name} is not a subclass of {base}.", f"Write class {class_name}({base}).")
+    if not issubclass(found, known.base):
+        base = f"vaelid.{known.base.__name__}"
+        raise PartError(
+            f"{name} cannot be the {kind}: {class_name} is not a subclass of {base}.", f"Write class {class_name}({base})."
+        )
     return found
 
 

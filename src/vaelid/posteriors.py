@@ -1,7 +1,8 @@
 """Approximate posteriors q(z|x).
 
-The contract of a posterior: the constructor takes ``network`` (an object: x -> numbers) and ``latent`` (L), then its own options;
-``network_outputs`` says beforehand how many numbers it needs; ``forward`` gives a distribution with batch ``(B,)`` and event ``(L,)``.
+The contract of a posterior: the constructor takes ``network`` (an object: x -> numbers) and ``latent`` (L), then its own
+options; ``network_outputs`` says beforehand how many numbers it needs; ``forward`` gives a distribution with batch ``(B,)`` and
+event ``(L,)`` that can be drawn from by reparameterization (``rsample``).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution, Independent, Normal
 
 from vaelid.distributions import diagonal_normal
 
@@ -45,7 +46,7 @@ class GaussianPosterior(Posterior):
     def network_outputs(cls, latent: int) -> int:
         return 2 * latent
 
-    def forward(self, x: Tensor) -> Independent:
+    def forward(self, x: Tensor) -> Independent[Normal]:
         # Densities are always float32 or better: under bfloat16 autocast only the network's products are short.
         mean, log_variance = self.network(x).to(x.dtype).chunk(2, dim=-1)
         return diagonal_normal(mean, (0.5 * log_variance).exp())

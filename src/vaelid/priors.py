@@ -10,13 +10,18 @@ import math
 from abc import ABC, abstractmethod
 from typing import Literal
 
+import numpy as np
 import torch
-from scipy.cluster.vq import kmeans2
+from scipy.cluster.vq import ClusterError, kmeans2
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution, Independent, Normal
 
 from vaelid.distributions import FactorizedGaussianMixture, GaussianMixture, diagonal_normal
+from vaelid.errors import PartError
 from vaelid.settings import Count
+
+#: How often k-means may start anew.
+_ATTEMPTS = 10
 
 
 class Prior(nn.Module, ABC):
@@ -29,7 +34,7 @@ class Prior(nn.Module, ABC):
     def forward(self) -> Distribution:
         """p(z): batch shape ``()``, event shape ``(L,)``."""
 
-    def initialize(self, z: Tensor) -> None:  # noqa: B027 (a hook: doing nothing is the right default)
+    def initialize(self, z: Tensor) -> None:
         """Start from posterior draws ``(N, L)`` of training images, once, before training."""
 
 
@@ -40,12 +45,15 @@ class StandardNormalPrior(Prior):
         Kingma & Welling 2014, Auto-Encoding Variational Bayes, appendix B.
     """
 
+    zero: Tensor
+    one: Tensor
+
     def __init__(self, latent: int) -> None:
         super().__init__()
         self.register_buffer("zero", torch.zeros(latent), persistent=False)  # buffers follow .to(device) and .double()
         self.register_buffer("one", torch.ones(latent), persistent=False)
 
-    def forward(self) -> Independent:
+    def forward(self) -> Independent[Normal]:
         return diagonal_normal(self.zero, self.one)
 
 
@@ -71,11 +79,13 @@ class _MixturePrior(Prior):
 
     @torch.no_grad()
     def initialize(self, z: Tensor) -> None:
-        """One component per k-means cluster of ``z`` ``(N, L)``: its share, mean and variance."""
+        """One component per k-means cluster of ``z`` ``(N, L)``: its share, mean and variance.
+
+        Raises:
+            PartError: if ``z`` does not fall into that many clusters.
+        """
         count = len(self.logits)
-        seed = int(torch.randint(2**31, ()))  # from torch's generator, so that the recipe's seed decides
-        _, cluster = kmeans2(z.double().cpu().numpy(), count, minit="++", rng=seed, missing="raise")
-        member = torch.as_tensor(cluster, device=z.device)
+        member = torch.as_tensor(_clusters(z.cpu().double().numpy(), count), device=z.device)
         for c in range(count):
             inside = z[member == c]
             # A cluster of one keeps the spread of everything, or it would start as a spike.
@@ -91,7 +101,8 @@ class MixturePrior(_MixturePrior):
     One component is drawn for the whole vector; the log-sum-exp over components comes after the sum over dimensions.
 
     References:
-        Dilokthanakul et al. 2016 (mixture priors); Tomczak & Welling 2018, VAE with a VampPrior, section 2.
+        Dilokthanakul et al. 2016, Deep Unsupervised Clustering with Gaussian Mixture Variational Autoencoders;
+        Tomczak & Welling 2018, VAE with a VampPrior, section 3 (where it is a baseline).
     """
 
     def forward(self) -> GaussianMixture:
@@ -107,6 +118,20 @@ class FactorizedMixturePrior(_MixturePrior):
 
     def forward(self) -> FactorizedGaussianMixture:
         return FactorizedGaussianMixture(self.logits, self.mean, self.scale)
+
+
+def _clusters(z: np.ndarray, count: int) -> np.ndarray:
+    """The number of the k-means cluster of each row; none is empty."""
+    for _ in range(_ATTEMPTS if len(np.unique(z, axis=0)) >= count else 0):
+        seed = int(torch.randint(2**31, ()))  # from torch's generator, so that the recipe's seed decides
+        try:
+            return kmeans2(z, count, minit="++", rng=seed, missing="raise")[1]
+        except ClusterError:
+            continue  # a cluster lost all its points; other starting points may do better
+    raise PartError(
+        f"{len(z)} encoded images could not be grouped into prior.components = {count} clusters.",
+        "Choose fewer components, or prior.init = normal.",
+    )
 
 
 PRIORS: dict[str, type[Prior]] = {

@@ -1,7 +1,8 @@
 """Random numbers that are a pure function of what they are for.
 
 The noise of image i, sample k must not depend on the batch size, the order of visits, or what was drawn before. So there is no
-hidden state here: a *key* is folded from integers (seed, purpose, epoch, image …), and the words of a key are read at any position.
+hidden state here: a *key* is folded from integers (seed, purpose, epoch, image …), and the words of a key are read at any
+position.
 
 The generator is SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators"): word j of key s is
 ``mix(s + (j+1)·γ)``. It passes BigCrush, needs only 64-bit integer operations, and gives the same bits on every device.
@@ -22,17 +23,21 @@ _MASK = (1 << 64) - 1
 
 
 def key(purpose: str, *words: int | Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """Fold a purpose and integers into keys; tensors broadcast against each other.
+    """Fold a purpose and integers into keys; tensors broadcast against each other. Words that differ give keys that differ.
 
     >>> key("example", 0, torch.arange(3)).shape
     torch.Size([3])
     """
     folded: int | Tensor = zlib.crc32(purpose.encode())
     for word in words:
-        if isinstance(word, int) and isinstance(folded, int):
-            folded = _mix_int(folded + (word + 1) * _GOLDEN)
+        if isinstance(word, int):
+            step: int | Tensor = _signed((word + 1) * _GOLDEN)
         else:
-            folded = _mix(torch.as_tensor(folded + (word + 1) * _GOLDEN, dtype=torch.int64, device=device))
+            step = (word.to(device, torch.int64) + 1) * _GOLDEN
+        if isinstance(folded, int) and isinstance(step, int):
+            folded = _mix_int(folded + step)
+        else:
+            folded = _mix(torch.as_tensor(folded + step, dtype=torch.int64, device=device))
     return torch.as_tensor(folded, dtype=torch.int64, device=device)
 
 
@@ -43,16 +48,17 @@ def uniform(keys: Tensor, count: int) -> Tensor:
 
 
 def normal(keys: Tensor, count: int, first: int = 0) -> Tensor:
-    """``count`` standard normal numbers per key from position ``first`` on (even); shape ``(*keys, count)``, float32.
+    """``count`` standard normal numbers per key from position ``first`` on; shape ``(*keys, count)``, float32.
 
     Box–Muller: √(−2 ln u₁) · (cos, sin)(2π u₂), with u₁ from 31 bits, so that |z| reaches 6.6.
     """
-    words = _words(keys, first // 2, (count + 1) // 2)
+    skip = first % 2  # numbers come in pairs
+    words = _words(keys, first // 2, (skip + count + 1) // 2)
     low, high = words.view(torch.int32).unflatten(-1, (-1, 2)).unbind(-1)
     radius = ((low & 0x7FFFFFFF).to(torch.float32) + 0.5).mul_(2.0**-31).log_().mul_(-2.0).sqrt_()
     angle = (high & 0xFFFFFF).to(torch.float32).mul_(2.0**-23 * math.pi)
     pairs = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)
-    return pairs.flatten(-2)[..., :count]
+    return pairs.flatten(-2)[..., skip : skip + count]
 
 
 def permutation(count: int, *words: int) -> Tensor:
@@ -82,5 +88,10 @@ def _mix_int(z: int) -> int:
     z &= _MASK
     z = ((z ^ (z >> 30)) * _MULTIPLY_1) & _MASK
     z = ((z ^ (z >> 27)) * _MULTIPLY_2) & _MASK
-    z ^= z >> 31
+    return _signed(z ^ (z >> 31))
+
+
+def _signed(z: int) -> int:
+    """``z`` modulo 2^64, as a signed 64-bit number."""
+    z &= _MASK
     return z - (1 << 64) if z >> 63 else z

@@ -1,6 +1,8 @@
-"""A recipe holds every setting of a run: frozen dataclass <-> TOML file. Unknown keys are errors with the nearest known name.
+"""A recipe holds every setting of a run: frozen dataclass <-> TOML file.
 
     text / file ──> Recipe ──override(key=value)──> Recipe ──resolve()──> Recipe with every default written out
+
+Unknown keys are errors with the nearest known name.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any, Literal, get_type_hints
 
 from vaelid.data import DataSettings
 from vaelid.errors import PartError, SettingError
+from vaelid.optimizers import SCHEDULES
 from vaelid.parts import KINDS, find, part_options
 from vaelid.settings import Count, Fraction, NonNegative, NonNegativeInt, check, options_of, unknown
 from vaelid.usercode import is_code, sha256, split_name
@@ -96,26 +99,33 @@ class Recipe:
             PartError: for a file that cannot be read or lies apart from the others.
             SettingError: if the recipe already knows the file by another hash.
         """
-        recipe, folders = self, set()
+        recipe, code, folders = self, dict[str, str](), set[Path]()
         for kind in KINDS:
-            name = getattr(self, kind).name
-            if not is_code(name):
+            part = getattr(self, kind)
+            if not is_code(part.name):
                 continue
-            file, class_name = split_name(name)
-            digest = sha256(file)
-            if recipe.code.get(file.name, digest) != digest:
-                raise SettingError(f"{file} is not the file that the recipe was made with (SHA-256 {recipe.code[file.name][:12]}…).")
+            file, class_name = split_name(part.name)
+            code[file.name] = sha256(file)
             folders.add(file.resolve().parent)
-            part = replace(getattr(recipe, kind), name=f"{file.name}:{class_name}")
-            recipe = replace(recipe, code={**recipe.code, file.name: digest}, **{kind: part})
+            recipe = recipe._with(kind, replace(part, name=f"{file.name}:{class_name}"))
         if len(folders) > 1:
             raise PartError(f"Files of user code must lie in one folder; they lie in {', '.join(map(str, sorted(folders)))}.")
-        return recipe, folders.pop() if folders else Path()
+        for name, digest in code.items():
+            known = self.code.get(name, digest)
+            if known != digest:
+                raise SettingError(f"{name} is not the file that the recipe was made with (SHA-256 {known[:12]}…).")
+        return replace(recipe, code=code), folders.pop() if folders else Path()
 
     def resolve(self, folder: Path) -> Recipe:
         """Every option checked and every default written out; files of user code are looked for in ``folder``."""
-        parts = {kind: self._resolved_part(kind, folder) for kind in KINDS}
-        return replace(self, **parts)
+        recipe = self
+        for kind in KINDS:
+            recipe = recipe._with(kind, self._resolved_part(kind, folder))
+        return recipe
+
+    def _with(self, section: str, value: Any) -> Recipe:
+        changes: dict[str, Any] = {section: value}
+        return replace(self, **changes)
 
     def _changed(self, key: str, value: Any) -> Recipe:
         section, _, name = key.partition(".")
@@ -124,19 +134,19 @@ class Recipe:
         current = getattr(self, section)
         if not isinstance(current, Part):
             given = check(section, options_of(SECTIONS[section]), {name: value})
-            return replace(self, **{section: replace(current, **given)})
+            return self._with(section, replace(current, **given))
         if name == "name":
             return self._renamed(section, str(value))
-        return replace(self, **{section: Part(current.name, {**current.options, name: value})})
+        return self._with(section, Part(current.name, {**current.options, name: value}))
 
     def _renamed(self, kind: str, name: str) -> Recipe:
         if is_code(name):
-            return replace(self, **{kind: Part(name)})  # ``adopt_code`` looks at the file
+            return self._with(kind, Part(name))  # ``adopt_code`` looks at the file
         if name == AUTO and kind == "likelihood":
             return replace(self, likelihood=Part(AUTO))
         accepted = part_options(kind, find(kind, name, {}, Path()))
         kept = {key: value for key, value in getattr(self, kind).options.items() if key in accepted}
-        return replace(self, **{kind: Part(name, kept)})
+        return self._with(kind, Part(name, kept))
 
     def _resolved_part(self, kind: str, folder: Path) -> Part:
         part = getattr(self, kind)
@@ -146,7 +156,11 @@ class Recipe:
         given = check(kind, options, part.options)
         missing = [name for name, option in options.items() if option.required and name not in given]
         if missing:
-            raise SettingError(f"The {kind} {part.name!r} needs {kind}.{missing[0]}.", f"Give it with --set {kind}.{missing[0]}=VALUE.")
+            key = f"{kind}.{missing[0]}"
+            raise SettingError(f"The {kind} {part.name!r} needs {key}.", f"Give it with --set {key}=VALUE.")
+        lost = [name for name, value in given.items() if value is None and options[name].default is not None]
+        if lost:  # TOML has no word for None: read again, the recipe would say something else
+            raise SettingError(f"{kind}.{lost[0]} cannot be None in a recipe, since its default is {options[lost[0]].default!r}.")
         return Part(part.name, {name: given.get(name, option.default) for name, option in options.items()})
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
@@ -170,11 +184,12 @@ class Recipe:
     def identity(self) -> dict[str, Any]:
         """The settings that make a run this run and no other, flat: ``{"section.key": value}``.
 
-        ``epochs`` and ``patience`` may be raised on a run that stands, unless the schedule is stretched over the epochs.
+        ``patience`` may be raised on a run that stands, and so may ``epochs`` unless the schedule is stretched over them (or may
+        be: a user's own schedule).
         """
         flat = {f"{section}.{key}": value for section, settings in self.to_dict().items() for key, value in settings.items()}
         del flat["training.patience"]
-        if self.schedule.name not in KINDS["schedule"].table or not KINDS["schedule"].table[self.schedule.name].needs_total:
+        if self.schedule.name in SCHEDULES and not SCHEDULES[self.schedule.name].needs_total:
             del flat["training.epochs"]
         return flat
 
@@ -184,7 +199,7 @@ class Recipe:
 
 
 AUTO = "auto"  # a likelihood of this name follows from the data's support
-SECTIONS: dict[str, Any] = {name: hint for name, hint in get_type_hints(Recipe).items()}
+SECTIONS: dict[str, Any] = get_type_hints(Recipe)
 SHORTCUTS: dict[str, tuple[str, ...]] = {  # short names of settings, for the command line and for Python
     "prior": ("prior.name",),
     "likelihood": ("likelihood.name",),
@@ -240,7 +255,11 @@ def read_recipe(name: str) -> Recipe:
     if path.suffix == ".toml":
         if not path.is_file():
             raise SettingError(f"There is no recipe file {path}.", f"Built-in recipes: {', '.join(recipe_names())}.")
-        return from_toml(path.read_text(encoding="utf-8"), where=str(path))
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingError(f"{path} cannot be read: {error}.", "A recipe is a text file in UTF-8.") from error
+        return from_toml(text, where=str(path))
     if name not in recipe_names():
         raise unknown("recipe", name, recipe_names())
     return from_toml((_BUILT_IN / f"{name}.toml").read_text(encoding="utf-8"), where=f"recipe {name}")
@@ -278,13 +297,19 @@ def _section(section: str, settings: dict[str, Any]) -> Any:
     if kind is Part:
         if "name" not in settings:
             raise SettingError(f"[{section}] needs a name.", f"Known: {', '.join(KINDS[section].table)}.")
-        return Part(settings.pop("name"), settings)
-    if is_dataclass(kind):
+        name = settings.pop("name")
+        if not isinstance(name, str):
+            raise SettingError(f"{section}.name must be text; it is {name!r}.")
+        return Part(name, settings)
+    if isinstance(kind, type) and is_dataclass(kind):
         options = options_of(kind)
         missing = [name for name, option in options.items() if option.required and name not in settings]
         if missing:
             raise SettingError(f"[{section}] needs {missing[0]}.")
         return kind(**check(section, options, settings))
+    wrong = [name for name, digest in settings.items() if not isinstance(digest, str)]
+    if wrong:
+        raise SettingError(f"{section}.{wrong[0]!r} must be the SHA-256 of that file; it is {settings[wrong[0]]!r}.")
     return settings
 
 
@@ -300,17 +325,18 @@ def _plain(value: Any) -> dict[str, Any]:
 
 def _mirrored(hidden: Any) -> Any:
     if isinstance(hidden, str):
-        return ",".join(reversed(hidden.split(",")))
-    return tuple(reversed(hidden))
+        return ",".join(reversed(hidden.strip().removeprefix("[").removesuffix("]").split(",")))
+    return tuple(reversed(hidden)) if isinstance(hidden, list | tuple) else hidden
 
 
 def _toml_key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() else json.dumps(key)
+    bare = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
+    return key if bare else _toml_value(key)
 
 
 def _toml_value(value: Any) -> str:
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML forbids that one character JSON allows
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):

@@ -20,7 +20,7 @@ from vaelid.errors import SettingError
 
 @dataclass(frozen=True)
 class Range:
-    """The interval of allowed numbers; ``open_low`` leaves out the lower end itself, ``open_high`` the upper."""
+    """The interval of allowed finite numbers; ``open_low`` leaves out the lower end itself, ``open_high`` the upper."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -30,7 +30,7 @@ class Range:
     def __contains__(self, value: float) -> bool:
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
-        return above and below  # NaN is in no range: both comparisons are false
+        return above and below and math.isfinite(value)
 
     def __str__(self) -> str:
         lower = "" if self.low == -math.inf else f"{'>' if self.open_low else '≥'} {self.low:g}"
@@ -76,8 +76,17 @@ class Option:
 
 
 def options_of(target: Callable[..., Any], leave_out: Iterable[str] = ()) -> dict[str, Option]:
-    """The settings that a class or function takes, by name, without those in ``leave_out``."""
-    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    """The settings that a class or function takes, by name, without those in ``leave_out``.
+
+    Raises:
+        SettingError: for type hints that name something unknown.
+    """
+    try:
+        hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    except NameError as error:
+        raise SettingError(
+            f"The type hints of {target.__name__} cannot be read: {error}.", "Import their names where the program runs, too."
+        ) from error
     skip = {"self", *leave_out}
     options = {}
     for name, parameter in inspect.signature(target).parameters.items():
@@ -104,7 +113,7 @@ def check(where: str, options: Mapping[str, Option], given: Mapping[str, Any]) -
 
 def convert(where: str, option: Option, value: Any) -> Any:
     """``value`` as the option's type; text (from a command line) is read as TOML first."""
-    if isinstance(value, str) and option.type is not str:
+    if isinstance(value, str) and _inner(option.type) is not str:
         value = _read_text(option.type, value)
     if _is_optional(option.type) and (value is None or value == ""):
         return None
@@ -133,13 +142,18 @@ def _split_hint(hint: Any) -> tuple[Any, Range | None]:
         kind, *notes = get_args(hint)
         return kind, next((note for note in notes if isinstance(note, Range)), None)
     if _is_optional(hint):
-        inner, allowed = _split_hint(next(a for a in get_args(hint) if a is not type(None)))
+        inner, allowed = _split_hint(_inner(hint))
         return inner | None, allowed
     return hint, None
 
 
 def _is_optional(kind: Any) -> bool:
     return get_origin(kind) in (Union, types.UnionType) and type(None) in get_args(kind)
+
+
+def _inner(kind: Any) -> Any:
+    """``int | None`` -> ``int``; other types stay."""
+    return next(a for a in get_args(kind) if a is not type(None)) if _is_optional(kind) else kind
 
 
 def _read_text(kind: Any, text: str) -> Any:
@@ -155,7 +169,7 @@ def _as_type(kind: Any, value: Any) -> Any:
     if kind is Any:
         return value
     if _is_optional(kind):
-        return _as_type(next(a for a in get_args(kind) if a is not type(None)), value)
+        return _as_type(_inner(kind), value)
     if get_origin(kind) is Literal:
         return value if value in get_args(kind) else _UNFIT
     if get_origin(kind) is tuple:
@@ -170,4 +184,7 @@ def _as_type(kind: Any, value: Any) -> Any:
         return int(value)
     if isinstance(value, bool) and kind is not bool:
         return _UNFIT
-    return value if isinstance(value, kind) else _UNFIT
+    try:
+        return value if isinstance(value, kind) else _UNFIT
+    except TypeError:  # a hint that Python cannot test, such as list[int]: the part's constructor has the word
+        return value

@@ -1,6 +1,6 @@
 """Which values a pixel can take.
 
-An image batch is always a floating tensor. Pixels of data with n grey levels lie on the grid 0, 1/(n−1), …, 1, so that
+An image batch is always a floating tensor. Pixels of data with n gray levels lie on the grid 0, 1/(n−1), …, 1, so that
 pictures, networks and every likelihood share one scale; the *support* says which of the values can occur.
 
     binary = levels(2) ⊂ levels(n) ⊂ unit = [0, 1] ⊂ real        bytes = levels(256)
@@ -42,8 +42,8 @@ class Support:
         beyond = ~((x >= 0) & (x <= 1))  # also true for NaN
         if self.levels is None:
             return beyond
-        scaled = x.double() * (self.levels - 1)
-        # A float32 grid value k/(n−1) comes back within 1e-4 of k for every n up to 256; real grey values do not.
+        scaled = x * (self.levels - 1)
+        # A float32 grid value k/(n−1) comes back within 1e-4 of k for every n up to 256; most real gray values do not.
         return beyond | ((scaled - scaled.round()).abs() > 1e-3)
 
     def check(self, x: Tensor, remedy: str = "") -> None:
@@ -56,10 +56,10 @@ class Support:
         if not bool(outside.any()):
             return
         index = tuple(int(i) for i in outside.nonzero()[0])
-        share = float(outside.double().mean())
+        share = int(outside.sum()) / outside.numel()
+        value = x[index].detach().cpu().float().numpy()  # shows as few digits as tell it from its neighbors: 0.1, 1.0000001
         raise SupportError(
-            f"Pixels must be {self}; the value at index {index} is {float(x[index]):.6g} ({share:.1%} of the values do not fit).",
-            remedy,
+            f"Pixels must be {self}; the value at index {index} is {value!s} ({share:.1%} of the values do not fit).", remedy
         )
 
     def __str__(self) -> str:
@@ -71,7 +71,7 @@ class Support:
 
 
 def levels(n: int) -> Support:
-    """The support of pixels with ``n`` ≥ 2 grey levels on the grid k/(n−1)."""
+    """The support of pixels with ``n`` ≥ 2 gray levels on the grid k/(n−1)."""
     return Support({2: "binary", 256: "bytes"}.get(n, f"levels({n})"), n)
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import types
 from pathlib import Path
 
-from vaelid.errors import PartError
+from vaelid.errors import MachineError, PartError
 
 _MODULES: dict[str, types.ModuleType] = {}  # by hash, so that a class is one object however often its file is named
 
@@ -57,10 +58,13 @@ def load_class(path: Path, class_name: str, digest: str) -> type:
             )
         module = types.ModuleType(f"vaelid_user_{digest[:12]}")
         module.__file__ = str(path)
+        sys.modules[module.__name__] = module  # dataclasses look their module up there
         try:
-            exec(compile(code, str(path), "exec"), module.__dict__)
+            exec(compile(code, str(path), "exec", dont_inherit=True), module.__dict__)
         except Exception as error:
-            raise PartError(f"{path} fails to run: {type(error).__name__}: {error}.", "Run it with python to see where.") from error
+            del sys.modules[module.__name__]
+            reason = f"{type(error).__name__}: {error}"
+            raise PartError(f"{path} fails to run: {reason}.", "Run it with python to see where.") from error
         _MODULES[digest] = module
     found = vars(_MODULES[digest]).get(class_name)
     if not isinstance(found, type):
@@ -70,15 +74,22 @@ def load_class(path: Path, class_name: str, digest: str) -> type:
 
 
 def trust(digest: str) -> None:
-    """Remember that this user asked to run this code."""
+    """Remember that this user asked to run this code.
+
+    Raises:
+        MachineError: if there is no place to remember it.
+    """
     known = _trusted()
     if digest in known:
         return
     store = _store()
-    store.parent.mkdir(parents=True, exist_ok=True)
     temporary = store.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(sorted({*known, digest})))
-    os.replace(temporary, store)
+    try:
+        store.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(sorted({*known, digest})), encoding="utf-8")
+        os.replace(temporary, store)
+    except OSError as error:
+        raise MachineError(f"{store} cannot be written: {error.strerror}.", "Set XDG_STATE_HOME to a writable folder.") from error
 
 
 def require_trust(path: Path, digest: str) -> None:
@@ -90,7 +101,8 @@ def require_trust(path: Path, digest: str) -> None:
     if digest not in _trusted():
         raise PartError(
             f"The run uses code of its own, {path} (SHA-256 {digest[:12]}…), which you have not trained with on this machine.",
-            "Read the file; if you trust it, add --allow-code (allow_code=True). `vaelid show` prints the numbers without running it.",
+            "Read the file; if you trust it, add --allow-code (allow_code=True). "
+            "`vaelid show` prints the numbers without running it.",
         )
 
 
@@ -101,4 +113,7 @@ def _store() -> Path:
 
 def _trusted() -> set[str]:
     store = _store()
-    return set(json.loads(store.read_text())) if store.is_file() else set()
+    try:
+        return set(json.loads(store.read_text(encoding="utf-8"))) if store.is_file() else set()
+    except ValueError as error:
+        raise MachineError(f"{store} is damaged: {error}.", "Remove it; then train with your code again to trust it.") from error

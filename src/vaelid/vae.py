@@ -2,12 +2,13 @@
 
     x ──> posterior(x) = q(z|x) ── K samples ──> z ──> likelihood(z) = p(x|z),   prior() = p(z)
 
-Notation: B batch, K samples per image, L latent dimensions, *X image shape. All densities are natural logs (nats), summed over event
-dimensions and nothing else. log w = log p(x|z) + log p(z) − log q(z|x); E_q[w] = p(x).
+Notation: B batch, K samples per image, L latent dimensions, *X image shape. All densities are natural logs (nats), summed over
+event dimensions and nothing else. log w = log p(x|z) + log p(z) − log q(z|x); E_q[w] = p(x).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -21,6 +22,7 @@ from vaelid.errors import DataError
 from vaelid.likelihoods import Likelihood
 from vaelid.posteriors import Posterior
 from vaelid.priors import Prior
+from vaelid.settings import unknown
 
 RateKind = Literal["closed-form", "sampled"]
 
@@ -155,13 +157,16 @@ class VAE(nn.Module):
         return Pass(x, (Latent(z, q, self.prior()),), self.likelihood(z))
 
     def check(self, x: Tensor) -> None:
-        """Refuse images of the wrong shape or outside the likelihood's support.
+        """Refuse images of the wrong type or shape, or outside the likelihood's support.
 
         Raises:
-            DataError: names the shape that came, or the offending value, its index, and the remedy.
+            DataError: names the type or shape that came, or the offending value, its index, and the remedy.
         """
-        if tuple(x.shape[1:]) != tuple(self.likelihood.shape):
-            raise DataError(f"The model takes images of shape {tuple(self.likelihood.shape)}; a batch of shape {tuple(x.shape)} came.")
+        if not x.is_floating_point():
+            raise DataError(f"Images must be floating-point; a batch of {x.dtype} came.", "Scale bytes to [0, 1]: x / 255.")
+        shape = tuple(self.likelihood.shape)
+        if tuple(x.shape[1:]) != shape:
+            raise DataError(f"The model takes images of shape {shape}; a batch of shape {tuple(x.shape)} came.")
         self.likelihood.support.check(x, self.likelihood.remedy)
 
     def encode(self, x: Tensor) -> Distribution:
@@ -191,17 +196,25 @@ class VAE(nn.Module):
         return -seen.distortion - seen.rate
 
     def neg_elbo(self, x: Tensor, reduction: Literal["mean", "sum", "none"] = "mean", samples: int = 1) -> Tensor:
-        """−ELBO in nats, averaged, summed, or per image. It is an upper bound on the NLL, not the NLL."""
+        """−ELBO in nats, averaged, summed, or per image. It is an upper bound on the NLL in expectation, not the NLL.
+
+        Raises:
+            SettingError: for an unknown reduction.
+        """
+        if reduction not in REDUCTIONS:
+            raise unknown("reduction", reduction, REDUCTIONS)
         return REDUCTIONS[reduction](-self.elbo(x, samples))
 
     def __repr__(self) -> str:
         """The composition, with the number of trained parameters of each part."""
-        parts = {name: part for name, part in self.named_children()}
-        lines = [f"  {name}: {type(part).__name__}, {_parameters(part):,} parameters{_networks(part)}" for name, part in parts.items()]
+        lines = [
+            f"  {name}: {type(part).__name__}, {_parameters(part):,} parameters{_networks(part)}"
+            for name, part in self.named_children()
+        ]
         return "\n".join([f"VAE({_parameters(self):,} parameters", *lines, ")"])
 
 
-REDUCTIONS = {"mean": torch.mean, "sum": torch.sum, "none": torch.clone}
+REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"mean": torch.mean, "sum": torch.sum, "none": torch.clone}
 
 
 def _total(terms: list[Tensor]) -> Tensor:

@@ -1,0 +1,97 @@
+"""Optimizers step by step against torch's own, schedules at steps worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from vaelid.optimizers import OPTIMIZERS, Constant, Cosine, Plateau
+
+TORCHS = {"adamax": torch.optim.Adamax, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+MOMENTS = {"beta1": 0.7, "beta2": 0.95, "eps": 1e-3}
+OPTIONS: dict[str, dict[str, Any]] = {**dict.fromkeys(TORCHS, MOMENTS), "sgd": {"momentum": 0.9}}
+
+
+def path(optimizer: Optimizer, weight: nn.Parameter, steps: int = 20) -> list[torch.Tensor]:
+    """Minimize a valley that is steep in one direction and flat in the other."""
+    places = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (torch.tensor([1.0, 30.0]) * (weight - 1).square()).sum().backward()
+        optimizer.step()
+        places.append(weight.detach().clone())
+    return places
+
+
+def start() -> nn.Parameter:
+    return nn.Parameter(torch.tensor([3.0, -2.0]))
+
+
+def test_the_table_is_known_to_this_test() -> None:
+    assert set(OPTIMIZERS) == set(TORCHS)
+
+
+@pytest.mark.parametrize("name", TORCHS)
+def test_with_its_defaults_each_is_torchs(name: str) -> None:
+    ours, torchs = start(), start()
+    expected = path(TORCHS[name]([torchs], lr=1e-3), torchs)
+    for a, b in zip(path(OPTIMIZERS[name]([ours]), ours), expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", TORCHS)
+def test_every_option_reaches_torchs(name: str) -> None:
+    ours, torchs, options = start(), start(), OPTIONS[name]
+    moments = {"betas": (options["beta1"], options["beta2"]), "eps": options["eps"]} if "beta1" in options else options
+    expected = path(TORCHS[name]([torchs], lr=0.02, weight_decay=0.1, **moments), torchs)
+    for a, b in zip(path(OPTIMIZERS[name]([ours], lr=0.02, weight_decay=0.1, **options), ours), expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_constant_warms_up_and_stays() -> None:
+    assert [Constant(4).factor(step, 10) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert Constant().factor(0, 10) == 1
+
+
+def test_cosine_warms_up_and_falls_along_half_a_wave() -> None:
+    schedule = Cosine(warmup_steps=4, final=0.2)
+    assert [schedule.factor(step, 104) for step in (0, 1, 3, 4)] == [0.25, 0.5, 1, 1]
+    # A quarter, a half and three quarters of the way from step 4 to step 104.
+    expected = [0.2 + 0.8 * (1 + math.cos(math.pi * done)) / 2 for done in (0.25, 0.5, 0.75)]
+    assert [schedule.factor(step, 104) for step in (29, 54, 79)] == pytest.approx(expected)
+    assert schedule.factor(54, 104) == pytest.approx(0.6)
+    assert schedule.factor(104, 104) == schedule.factor(200, 104) == pytest.approx(0.2)
+    assert schedule.factor(103, 104) == pytest.approx(0.2, abs=1e-3)
+    assert schedule.needs_total
+
+
+def test_cosine_in_a_training_shorter_than_its_warm_up() -> None:
+    assert [Cosine(warmup_steps=4).factor(step, 3) for step in range(3)] == [0.25, 0.5, 0.75]
+
+
+def test_plateau_shrinks_after_more_than_wait_epochs_in_a_row() -> None:
+    schedule, factors = Plateau(shrink=0.5, wait=2, smallest=0.2), []
+    for neg_elbo in [10, 9, 9, 9.5, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 7]:
+        schedule.observe(neg_elbo)
+        factors.append(schedule.factor(0, 1))
+    assert factors == [1] * 7 + [0.5] * 3 + [0.25] * 3 + [0.2] * 4
+    assert schedule.state() == {"current": 0.2, "best": 7, "bad": 0}
+
+
+def test_plateau_also_warms_up() -> None:
+    schedule = Plateau(warmup_steps=2)
+    schedule.load({"current": 0.5, "best": 1.0, "bad": 3})
+    assert [schedule.factor(step, 9) for step in range(3)] == [0.25, 0.5, 0.5]
+    assert schedule.state() == {"current": 0.5, "best": 1.0, "bad": 3}
+
+
+def test_a_nan_counts_as_no_improvement() -> None:
+    schedule = Plateau(wait=1)
+    for value in (1.0, math.nan, math.nan):
+        schedule.observe(value)
+    assert schedule.state() == {"current": 0.5, "best": 1.0, "bad": 0}
