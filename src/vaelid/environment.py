@@ -5,12 +5,13 @@ from __future__ import annotations
 import platform
 import subprocess
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
+
+from vaelid import __version__
 
 _HERE = Path(__file__).parent
 
@@ -18,7 +19,7 @@ _HERE = Path(__file__).parent
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Versions, device and commit, as plain values for a JSON file."""
     return {
-        "vaelid": _version(),
+        "vaelid": __version__,
         "commit": _commit(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -30,14 +31,6 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 
 @cache
-def _version() -> str:
-    try:
-        return version("vaelid")
-    except PackageNotFoundError:  # run from the source tree with PYTHONPATH=src
-        return "source tree"
-
-
-@cache
 def _commit() -> str | None:
     """The commit of a checkout, with ``+`` when files differ from it; None for an installed package."""
     if not (_HERE.parents[1] / ".git").exists():
@@ -45,7 +38,7 @@ def _commit() -> str | None:
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
         return f"{head}+" if _git("status", "--porcelain", "--untracked-files=no", "--", "src") else head
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):  # no git, not its folder, or too slow an answer
         return None
 
 

@@ -3,18 +3,21 @@
     recipe.toml  model.safetensors  checkpoint/  metrics.jsonl  results.json  results/<split>.npz  samples/  figures/
     environment.json  code/  log.txt  lock
 
-Every file is replaced in one step (written beside, flushed to disk, renamed), so a kill at any moment leaves the old or the new one.
-Nothing in it is ever unpickled.
+Every file is replaced in one step (written beside, flushed to disk, renamed), so a kill at any moment leaves the old or the new
+one; metrics.jsonl and log.txt grow by lines. Nothing in it is ever unpickled.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +46,13 @@ def write_atomic(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise MachineError(
-            f"{path} cannot be written: {error.strerror} ({len(content):,} bytes).",
-            "What was saved before is intact. Make room or choose another --out, then run the same command again.",
-        ) from error
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise _refused(path, error, f" ({len(content):,} bytes)") from error
 
 
 class RunFolder:
-    """One run's files, by name."""
+    """One run's files, by name; ``own`` are all entries that a run makes."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -64,15 +65,20 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoint"
         self.results = self.path / "results"
         self.samples = self.path / "samples"
+        self.progress_file = self.samples / "progress.npz"
+        self.real_file = self.samples / "real.npz"
         self.figures = self.path / "figures"
         self.code = self.path / "code"
+        files = (self.recipe_file, self.weights_file, self.metrics_file, self.results_file, self.environment_file, self.log_file)
+        self.own = (*files, self.checkpoints, self.results, self.samples, self.figures, self.code)
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
 
     @property
     def exists(self) -> bool:
-        return self.recipe_file.is_file()
+        """Whether this is a run: both files are needed, since a recipe.toml can also be one that a user wrote."""
+        return self.recipe_file.is_file() and self.environment_file.is_file()
 
     def require(self) -> RunFolder:
         """This folder, if it holds a run.
@@ -81,13 +87,22 @@ class RunFolder:
             RunError: if it does not.
         """
         if not self.exists:
-            reason = "has no recipe.toml" if self.path.is_dir() else "does not exist"
+            missing = [file.name for file in (self.recipe_file, self.environment_file) if not file.is_file()]
+            reason = f"has no {' and no '.join(missing)}" if self.path.is_dir() else "does not exist"
             raise RunError(f"{self.path} is no run folder: it {reason}.", "`vaelid train` makes one and prints where it lies.")
         return self
 
     def recipe(self) -> Recipe:
-        """The resolved recipe of the run."""
-        return from_toml(self.recipe_file.read_text(encoding="utf-8"), where=str(self.recipe_file))
+        """The resolved recipe of the run.
+
+        Raises:
+            RunError: if the file is damaged; or SettingError, where it is text but no recipe.
+        """
+        try:
+            text = self.recipe_file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise RunError(f"{self.recipe_file} is damaged: {error}.", "Restore it from a copy.") from error
+        return from_toml(text, where=str(self.recipe_file))
 
     def write_weights(self, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         """Save the best weights with a few facts about them."""
@@ -105,14 +120,22 @@ class RunFolder:
         try:
             return safetensors.torch.load(self.weights_file.read_bytes())
         except safetensors.SafetensorError as error:
-            raise RunError(f"{self.weights_file} is damaged: {error}.", "Train again with --overwrite, or restore the file.") from error
+            remedy = "Run the same `vaelid train` command again: it writes them anew from the checkpoint."
+            raise RunError(f"{self.weights_file} is damaged: {error}.", remedy) from error
 
     def metrics(self) -> list[dict[str, Any]]:
-        """One dictionary per finished epoch; a torn last line (after a kill) is left out."""
+        """One dictionary per finished epoch; a torn last line (after a kill) is left out.
+
+        Raises:
+            RunError: if any other line is damaged.
+        """
         if not self.metrics_file.is_file():
             return []
-        lines = self.metrics_file.read_text(encoding="utf-8").split("\n")[:-1]  # a whole line ends with a newline
-        return [json.loads(line) for line in lines]
+        lines = self.metrics_file.read_bytes().split(b"\n")[:-1]  # a whole line ends with a newline
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise RunError(f"{self.metrics_file} is damaged: {error}.", "Restore it, or remove the damaged lines.") from error
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one epoch's line."""
@@ -120,16 +143,36 @@ class RunFolder:
             with open(self.metrics_file, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
-            raise MachineError(f"{self.metrics_file} cannot be written: {error.strerror}.", "Make room, then run again.") from error
+            raise _refused(self.metrics_file, error) from error
+
+    def sync_metrics(self) -> None:
+        """Bring the lines written so far to the disk: a checkpoint that knows of an epoch must never outlive its line."""
+        try:
+            with open(self.metrics_file, "ab") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise _refused(self.metrics_file, error) from error
 
     def keep_metrics(self, epochs: int) -> None:
         """Cut back to the first ``epochs`` lines: those that the checkpoint being resumed knows of."""
         lines = [json.dumps(line) + "\n" for line in self.metrics() if line["epoch"] <= epochs]
-        write_atomic(self.metrics_file, "".join(lines).encode())
+        kept = "".join(lines).encode()
+        if not self.metrics_file.is_file() or self.metrics_file.read_bytes() != kept:
+            write_atomic(self.metrics_file, kept)
 
     def read_json(self, file: Path) -> dict[str, Any]:
-        """A JSON file of this folder, or an empty dictionary if there is none."""
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        """A JSON file of this folder, or an empty dictionary if there is none.
+
+        Raises:
+            RunError: if it is damaged.
+        """
+        try:
+            content = json.loads(file.read_bytes()) if file.is_file() else {}
+        except ValueError as error:
+            raise RunError(f"{file} is damaged: {error}.", "Restore it from a copy.") from error
+        if not isinstance(content, dict):
+            raise RunError(f"{file} is damaged: it holds no table of names and values.", "Restore it from a copy.")
+        return content
 
     def write_json(self, file: Path, content: Mapping[str, Any]) -> None:
         write_atomic(file, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
@@ -137,20 +180,38 @@ class RunFolder:
     def write_arrays(self, file: Path, arrays: Mapping[str, np.ndarray]) -> None:
         """Save named arrays as .npz (no pickled objects)."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)
+        np.savez_compressed(buffer, **dict[str, Any](arrays))
         write_atomic(file, buffer.getvalue())
 
     def read_arrays(self, file: Path) -> dict[str, np.ndarray]:
-        """Named arrays from .npz, or an empty dictionary if there is no such file."""
+        """Named arrays from .npz, or an empty dictionary if there is no such file.
+
+        Raises:
+            RunError: if it is damaged, or holds pickled objects, which are never loaded.
+        """
         if not file.is_file():
             return {}
-        with np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        try:
+            with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except (ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+            raise RunError(f"{file} is damaged: {error}.", "Remove it; it is made again where that is possible.") from error
 
     def log(self, text: str) -> None:
         """Add a line to log.txt."""
-        with open(self.log_file, "a", encoding="utf-8") as file:
-            file.write(text + "\n")
+        try:
+            with open(self.log_file, "a", encoding="utf-8") as file:
+                file.write(text + "\n")
+        except OSError as error:
+            raise _refused(self.log_file, error) from error
+
+    def remove_leftovers(self) -> None:
+        """Remove what a killed training left half written; the caller holds the lock."""
+        # Only training's files: an evaluation writes without the lock.
+        mine = (self.recipe_file, self.weights_file, self.metrics_file, self.environment_file, self.progress_file, self.real_file)
+        for file in (self.checkpoints / "*", *mine):
+            for leftover in file.parent.glob(f".{file.name}.*.tmp"):
+                leftover.unlink(missing_ok=True)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -158,21 +219,37 @@ class RunFolder:
 
         Raises:
             RunError: if another process holds it; says which.
+            MachineError: if the folder cannot be made, or its disk knows no locks.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / "lock", "a+", encoding="utf-8") as file:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = open(self.path / "lock", "a+b", buffering=0)  # noqa: SIM115 - closed below, which drops the lock
+        except OSError as error:
+            raise _refused(self.path, error) from error
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 file.seek(0)
                 raise RunError(
-                    f"{self.path} is in use by another process (pid {file.read().strip() or 'unknown'}).",
+                    f"{self.path} is in use by another process (pid {file.read().decode() or 'unknown'}).",
                     "Wait for it, or give another --out.",
                 ) from error
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+            except OSError as error:
+                raise _refused(self.path / "lock", error) from error
+            with suppress(OSError):  # on a full disk the number is missing in the message, and no more
+                file.truncate(0)
+                file.write(str(os.getpid()).encode())
             yield
+
+
+def _refused(path: Path, error: OSError, what: str = "") -> MachineError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "Make room" if full else "See that the folder can be written to"
+    return MachineError(
+        f"{path} cannot be written: {error.strerror or error}{what}.",
+        f"What was saved before is intact. {remedy} or choose another --out, then run the same command again.",
+    )
 
 
 def _sync_folder(path: Path) -> None:

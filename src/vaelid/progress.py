@@ -98,7 +98,13 @@ class LiveBar(Reporter):
         self.console.print(text, highlight=False, markup=False)
 
     def start(self, title: str, total: int, done: int = 0) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[text]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+        )
         self.progress = RichProgress(*columns, console=self.console, transient=True)
         self.task = self.progress.add_task(title, total=total, completed=done, text="")
         self.pending, self.last = 0, 0.0

@@ -1,4 +1,4 @@
-"""Trouble, said in plain words while it happens. Each check is a function of an epoch's figures and says nothing when all is well."""
+"""Trouble, said in plain words while it happens. Each check reads the epochs' figures and says nothing when all is well."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def collapse(history: Sequence[Line]) -> str:
 def dead_latents(history: Sequence[Line]) -> str:
     """More than half of the latents are unused."""
     active, latent = history[-1]["active_units"], history[-1]["latent"]
-    if len(history) >= 10 and active is not None and 0 < active <= latent // 2:
+    if len(history) >= 10 and active is not None and 2 * active < latent:
         return f"only {active} of {latent} latents are active: fewer would do (model.latent), or try objective.warmup."
     return ""
 
@@ -33,7 +33,8 @@ def dead_components(history: Sequence[Line]) -> str:
     """Mixture components that are practically never drawn."""
     dead = history[-1]["dead_components"]
     if len(history) >= 10 and dead:
-        return f"{dead} components of the prior have less than a hundredth of an equal share of the weight."
+        have = "has" if dead == 1 else "have"
+        return f"{dead} of the prior's components {have} less than a hundredth of an equal share of the weight (dead)."
     return ""
 
 
@@ -41,8 +42,9 @@ def exploding(history: Sequence[Line]) -> str:
     """The gradient is far above its usual size."""
     norms = [line["grad_norm"] for line in history]
     usual = sorted(norms)[len(norms) // 2]
-    if len(norms) >= 3 and norms[-1] > 20 * usual:
-        return f"gradient norm {norms[-1]:.3g} is {norms[-1] / usual:.0f} times its median: try a smaller lr or training.clip_norm."
+    if len(norms) >= 3 and norms[-1] > 20 * usual > 0:
+        times = f"{norms[-1] / usual:.0f} times its median"
+        return f"gradient norm {norms[-1]:.3g} is {times} (exploding): try a smaller lr or training.clip_norm."
     return ""
 
 

@@ -1,7 +1,8 @@
-"""The fixed validation estimator: the same images, the same noise, β = 1, at every epoch. The curve shows the model, not the dice."""
+"""The fixed validation estimator: the same images, the same noise, β = 1, at every epoch. It shows the model, not the dice."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,11 +10,13 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from vaelid.data import Split
+from vaelid.evaluation.latents import ACTIVE
 from vaelid.evaluation.likelihood import elbo_terms
 from vaelid.vae import VAE
 
-#: Images per batch. Fixed, because the last bits of a float32 sum depend on it and a resume must be exact.
-_BATCH = 1000
+#: Images per batch, and the most numbers that the likelihood may give for one. Fixed, whatever memory there is, because the last
+#: bits of a float32 sum depend on the batch and a resume must be exact.
+_BATCH, _MOST_NUMBERS = 1000, 2**26
 #: The noise of validation is the same for every run and every seed of a study.
 _NOISE_SEED = 0
 
@@ -41,15 +44,18 @@ def validate(model: VAE, split: Split, samples: int, epoch: int, seed: int) -> V
     """
     model.eval()
     distortions, rates, means = [], [], []
-    for start in range(0, len(split), _BATCH):
-        positions = torch.arange(start, min(start + _BATCH, len(split)))
+    numbers = samples * math.prod(split.shape) * (split.support.levels or 1)
+    batch = max(1, min(_BATCH, _MOST_NUMBERS // numbers))
+    for start in range(0, len(split), batch):
+        positions = torch.arange(start, min(start + batch, len(split)))
         x = split.batch(positions, epoch, seed)
         terms = elbo_terms(model, x, split.indices[positions], samples, _NOISE_SEED, purpose="validation")
         distortions.append(terms.distortion.double())
         rates.append(terms.rate.double())
         means.append(posterior_mean(terms.q))
     known = [m for m in means if m is not None]
-    active = int((torch.cat(known).double().var(0) > 0.01).sum()) if known else None
+    # The variance over these images, not an estimate for others: one image has variance 0.
+    active = int((torch.cat(known).double().var(0, correction=0) > ACTIVE).sum()) if known else None
     latent = known[0].shape[-1] if known else 0
     return Validation(float(torch.cat(distortions).mean()), float(torch.cat(rates).mean()), terms.rate_kind, active, latent)
 

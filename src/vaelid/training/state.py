@@ -1,0 +1,196 @@
+"""Where a training stands, and how that is saved and restored: nothing else decides what the next step does.
+
+The torch generator is part of it. The order of images, their binarization and the noise of validation are functions of the seed
+and the epoch, so they need no state.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from vaelid.data import Data
+from vaelid.errors import Diverged
+from vaelid.folder import RunFolder
+from vaelid.objectives import Objective
+from vaelid.optimizers import Schedule
+from vaelid.recipe import TrainingSettings
+from vaelid.training.checkpoint import Checkpoint, save_checkpoint
+from vaelid.training.flat import FlatParameters
+from vaelid.training.snapshots import Snapshots
+from vaelid.vae import VAE
+
+
+@dataclass
+class State:
+    """Where training stands. Sums are over the batches of the epoch under way."""
+
+    epoch: int = 0  # finished epochs
+    batch: int = 0  # batches done in the epoch under way
+    step: int = 0  # optimizer steps in all
+    loss_sum: float = 0.0
+    norm_sum: float = 0.0
+    seconds: float = 0.0
+    best: float = math.inf  # validation −ELBO of the best weights
+    best_epoch: int = 0
+    epochs_without_improvement: int = 0
+
+
+@dataclass
+class Training:
+    """Everything that one training works with; made by ``training.start``."""
+
+    settings: TrainingSettings
+    folder: RunFolder
+    data: Data
+    model: VAE
+    average: VAE  # the moving average of the weights, or the model itself
+    objective: Objective
+    weights: FlatParameters
+    optimizer: Optimizer
+    schedule: Schedule
+    snapshots: Snapshots
+    state: State = field(default_factory=State)
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    best_saved: bool = True  # whether model.safetensors is known to hold ``best_weights``
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def batches(self) -> int:
+        """Batches in an epoch."""
+        return math.ceil(len(self.data.train) / self.settings.batch_size)
+
+    @property
+    def warming_up(self) -> bool:
+        """Whether the epoch just finished was one in which the objective still changed."""
+        return self.state.epoch <= self.objective.warmup
+
+    @property
+    def outcome(self) -> str:
+        """Why training is over, in words; empty while it is not."""
+        if 0 < self.settings.patience < self.state.epochs_without_improvement:
+            return f"no improvement for {self.state.epochs_without_improvement} epochs"
+        if self.state.epoch >= self.settings.epochs:
+            return f"all {self.settings.epochs} epochs done"
+        return ""
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the last step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = value
+
+    def keep_best(self, neg_elbo: float) -> None:
+        """The weights of the epoch just finished are the best so far."""
+        self.state.best, self.state.best_epoch, self.state.epochs_without_improvement = neg_elbo, self.state.epoch, 0
+        self.best_weights = {name: t.detach().clone() for name, t in self.average.state_dict().items()}
+        self.best_saved = False
+        self.snapshots.take(self.average, self.state.epoch)
+
+    def save_best(self) -> None:
+        """Write model.safetensors if there is something new."""
+        if not self.best_saved:
+            self.folder.write_weights(self.best_weights, {"epoch": self.state.best_epoch, "neg_elbo": self.state.best})
+            self.best_saved = True
+
+    def checkpoint(self) -> None:
+        """Save everything. The checkpoint comes last, so that what stands beside it is never older; ``restore`` cuts it back.
+
+        Raises:
+            Diverged: if the weights are not finite; nothing is written then.
+            MachineError: if the disk refuses; the earlier checkpoints are still there.
+        """
+        self.refuse_infinite("weights", float(self.weights.flat.detach().abs().max()))
+        self.folder.sync_metrics()
+        self.save_best()
+        self.snapshots.save()
+        tensors = {"rng.cpu": torch.get_rng_state()}
+        if self.weights.flat.is_cuda:
+            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.weights.flat.device)
+        groups = {"model": self.model.state_dict(), "best": self.best_weights, "optimizer": _optimizer_tensors(self.optimizer)}
+        if self.average is not self.model:
+            groups["average"] = self.average.state_dict()
+        for prefix, group in groups.items():
+            tensors.update({f"{prefix}.{name}": t for name, t in group.items()})
+        facts = {
+            "state": asdict(self.state),
+            "schedule": self.schedule.state(),
+            "lr": self.lr,
+            "torch": str(torch.__version__),
+        }
+        save_checkpoint(self.folder, Checkpoint(tensors, facts), self.state.step, self.state.epoch)
+
+    def restore(self, checkpoint: Checkpoint, say: Callable[[str], None]) -> None:
+        """Continue exactly where ``checkpoint`` was made; what the folder knows beyond it is forgotten."""
+        self.state = State(**checkpoint.facts["state"])
+        self.schedule.load(checkpoint.facts["schedule"])
+        self.model.load_state_dict(checkpoint.group("model"))
+        if self.average is not self.model:
+            self.average.load_state_dict(checkpoint.group("average"))
+        self.best_weights = checkpoint.group("best")
+        self.best_saved = not self.best_weights  # the file may be of a later epoch, or damaged: write it again
+        _load_optimizer(self.optimizer, checkpoint.group("optimizer"))
+        self.lr = checkpoint.facts.get("lr", self.lr)  # of the last step: the line of an epoch that ended there tells it
+        self.folder.keep_metrics(self.state.epoch)
+        self.history = self.folder.metrics()
+        self.snapshots.load(self.state.epoch, say)
+        torch.set_rng_state(checkpoint.tensors["rng.cpu"])
+        if "rng.cuda" in checkpoint.tensors and self.weights.flat.is_cuda:
+            torch.cuda.set_rng_state(checkpoint.tensors["rng.cuda"], self.weights.flat.device)
+
+    def refuse_infinite(self, quantity: str, value: float) -> None:
+        """Stop at the first value that is not finite.
+
+        Raises:
+            Diverged: names quantity, value, step and likely cause.
+        """
+        if math.isfinite(value):
+            return
+        state = self.state
+        best = f"The best weights so far (epoch {state.best_epoch}) and the" if state.best_epoch else "The"
+        cause = "Likely the learning rate is too large: try a smaller lr, training.clip_norm = 100, or schedule.warmup_steps."
+        if state.step == 0:
+            cause = "It was the first step: likely the pixels' range, the start of a part, or code of your own is at fault."
+        raise Diverged(
+            f"Training stopped at step {state.step + 1} (epoch {state.epoch + 1}, lr {self.lr:.3g}): {quantity} became {value}. "
+            f"{best} last good checkpoint are kept.",
+            cause,
+        )
+
+
+def average_of(model: VAE, decay: float) -> VAE:
+    """A copy that follows the model as a moving average, or the model itself where ``decay`` is 0."""
+    return copy.deepcopy(model).requires_grad_(False) if decay else model
+
+
+@torch.no_grad()
+def update_average(average: VAE, model: VAE, decay: float) -> None:
+    """average ← decay · average + (1 − decay) · model; buffers, which are statistics already, are copied."""
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+    for kept, current in zip(average.buffers(), model.buffers(), strict=True):
+        kept.copy_(current)
+
+
+def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    pairs = ((index, name, value) for index, slots in state.items() for name, value in slots.items())
+    return {f"{index}.{name}": torch.as_tensor(value) for index, name, value in pairs if value is not None}
+
+
+def _load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, slot = name.split(".", 1)
+        state.setdefault(int(index), {})[slot] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,84 @@
+"""Words and bars: on standard error, live on a terminal, plain elsewhere."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from vaelid import progress
+from vaelid.progress import LiveBar, PlainLines, Silent, default_reporter
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_silence(capfd: pytest.CaptureFixture[str]) -> None:
+    with Silent() as reporter, reporter.bar("training", 3):
+        reporter.say("hello")
+        reporter.advance(1, "text")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_plain_lines_come_on_standard_error_and_not_too_often(capfd: pytest.CaptureFixture[str], clock: list[float]) -> None:
+    with PlainLines(every=10.0) as reporter, reporter.bar("training", 4000, done=1000):
+        reporter.say("hello")
+        reporter.advance(1)
+        clock[0] += 10.0
+        reporter.advance(1, "loss 3")
+        reporter.advance(1)
+        clock[0] += 9.0
+        reporter.advance(1)
+        clock[0] += 1.0
+        reporter.advance(1)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.splitlines() == ["hello", "training: 1,002 of 4,000 loss 3", "training: 1,005 of 4,000"]
+
+
+def terminal() -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=120)
+
+
+def test_the_live_bar_counts_and_words_are_taken_literally(clock: list[float]) -> None:
+    console = terminal()
+    bar = LiveBar(console)
+    bar.advance(1)  # before it is open: nothing to move
+    with bar.bar("training", 10, done=2):
+        assert bar.progress is not None
+        task = bar.progress.tasks[0]
+        assert (task.total, task.completed) == (10, 2)
+        bar.advance(1, "loss 3")
+        assert (task.completed, task.fields["text"]) == (3, "loss 3")
+        bar.advance(1, "loss 4")
+        assert task.completed == 3  # a tenth of a second has not passed
+        clock[0] += 0.2
+        bar.advance(1, "loss 5")
+        assert (task.completed, task.fields["text"]) == (5, "loss 5")
+        bar.say("[bold]not markup[/bold] −ELBO")
+    assert bar.progress is None
+    bar.stop()  # twice does no harm
+    assert "[bold]not markup[/bold] −ELBO" in console.file.getvalue()
+
+
+def test_the_bar_is_closed_on_an_error() -> None:
+    bar = LiveBar(terminal())
+    with pytest.raises(ZeroDivisionError), bar.bar("training", 3):
+        raise ZeroDivisionError
+    assert bar.progress is None
+    bar.start("training", 3)
+    with pytest.raises(ZeroDivisionError), bar:
+        raise ZeroDivisionError
+    assert bar.progress is None
+
+
+def test_the_default_follows_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for is_terminal, kind in ((True, LiveBar), (False, PlainLines)):
+        monkeypatch.setattr(progress, "Console", lambda stderr, t=is_terminal: Console(stderr=stderr, force_terminal=t))
+        assert type(default_reporter()) is kind
