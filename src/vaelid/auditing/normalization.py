@@ -1,0 +1,125 @@
+"""Does the density integrate to one?
+
+Small discrete spaces are enumerated; one and two dimensions are integrated by quadrature; everything else by importance
+sampling from a heavy-tailed proposal, E_q[p/q] = 1, trusted only where its own diagnostics allow it (k̂ < 0.5), and else by the
+bounded exchange identity at h = 1, which needs overlap but no moments. Without overlap the answer is *undecided*, which is no
+pass.
+
+References:
+    Bennett 1976 (h = 1); Vehtari et al. 2024 (k̂).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vaelid.auditing.adapter import Evidence
+from vaelid.auditing.domain import Domain
+from vaelid.auditing.exchange import Meeting, meet
+from vaelid.auditing.findings import Finding, exact
+from vaelid.auditing.statistics import compare, effective_size, pareto_shape, screen
+
+_TEST = "normalization"
+_MOST_EVENTS = 4096
+_TOLERANCE = 2e-3
+_TRUSTED = 0.5
+_ENOUGH = 50.0
+
+
+def normalization(evidence: Evidence) -> list[Finding]:
+    """One finding for each condition looked at."""
+    count = 1 if evidence.conditions == 1 or evidence.plan.quick else 2
+    return [_normalized(evidence, b) for b in range(count)]
+
+
+def _normalized(evidence: Evidence, condition: int) -> Finding:
+    domain = evidence.domain
+    if domain.values is not None:
+        if domain.complete and len(domain.values) ** evidence.dims <= _MOST_EVENTS:
+            return _enumerated(evidence, domain.values, condition)
+    elif evidence.dims <= 2 and domain.transform.codomain.event_dim == 0:
+        found = _integrated(evidence, domain, condition)
+        if found is not None:
+            return found
+    return _sampled(evidence, condition)
+
+
+def _enumerated(evidence: Evidence, values: Tensor, condition: int) -> Finding:
+    events = torch.tensor(list(itertools.product(values.tolist(), repeat=evidence.dims)), dtype=evidence.x.dtype)
+    with torch.no_grad():
+        log_p = evidence.target.at_condition(condition).face().log_prob(events.reshape(-1, 1, *evidence.x.shape[2:]))
+    total = float(log_p.double().exp().sum())
+    words = f"The probabilities of all {len(events)} values add up to {total:.6g}"
+    return exact(_TEST, evidence.name, "Σ_x p(x) = 1", abs(total - 1), 1e-4, words, "log_prob")
+
+
+def _integrated(evidence: Evidence, domain: Domain, condition: int) -> Finding | None:
+    """Quadrature on y = center + spread · sinh(u): covers many orders of magnitude; None if two grids disagree."""
+    target = evidence.target.at_condition(condition)
+    with torch.no_grad():
+        draws = domain.to_real(evidence.x[:, condition : condition + 1])[0].reshape(len(evidence.x), -1)
+    marks = torch.quantile(draws[:4000].double(), torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64), dim=0)
+    center, spread = marks[1], (marks[2] - marks[0]).clamp_min(1e-6)
+    totals = []
+    for nodes in (20_001, 14_001) if draws.shape[1] == 1 else (501, 401):
+        u = (
+            torch.linspace(-12, 12, nodes, dtype=torch.float64)
+            if draws.shape[1] == 1
+            else torch.linspace(-6, 6, nodes, dtype=torch.float64)
+        )
+        grid = torch.cartesian_prod(*[u] * draws.shape[1]).reshape(-1, draws.shape[1])
+        y = center + spread * torch.sinh(grid)
+        log_volume = (spread.log() + torch.cosh(grid).log()).sum(1) + draws.shape[1] * math.log(float(u[1] - u[0]))
+        with torch.no_grad():
+            x, log_jacobian = domain.from_real(y.to(evidence.x.dtype).reshape(len(y), 1, *evidence.x.shape[2:]))
+            try:
+                log_p = (target.face().log_prob(x) + log_jacobian)[:, 0].double()
+            except ValueError:
+                return None
+        totals.append(float(torch.logsumexp(log_p.nan_to_num(-math.inf, math.inf, -math.inf) + log_volume, 0).exp()))
+    if not abs(totals[0] - totals[1]) <= _TOLERANCE * max(1.0, totals[0]) / 2:
+        return None
+    words = f"The density integrates to {totals[0]:.6g} instead of 1"
+    return exact(_TEST, evidence.name, "∫ p(x) dx = 1", abs(totals[0] - 1), _TOLERANCE, words, "log_prob")
+
+
+def _sampled(evidence: Evidence, condition: int) -> Finding:
+    meeting = meet(evidence, condition)
+    shape, effective = pareto_shape(meeting.ratio_y), effective_size(meeting.ratio_y)
+    log_total, error = acceptance_ratio(meeting)
+    detail = {"log_total": log_total, "standard_error": error, "k_hat": shape, "effective": effective, "overlap": meeting.overlap}
+    if meeting.counted < _ENOUGH:
+        words = (
+            f"No proposal overlaps with the density (overlap {meeting.overlap:.1g}, k̂ {shape:.2f}): whether it "
+            "integrates to one is open"
+        )
+        return Finding(_TEST, evidence.name, "∫ p = 1", "undecided", words, "log_prob", detail=detail)
+    words = f"The density integrates to e^{log_total:.3f} (± {error:.3f}) instead of 1, or its sampler puts mass elsewhere"
+    if meeting.q.covers and shape < _TRUSTED and effective > 0.05:
+        tested = screen((meeting.ratio_y.exp() - 1).unsqueeze(1))
+        hypothesis = "E_q[p/q] = 1"
+    else:
+        tested = compare(meeting.weight_x.unsqueeze(1), meeting.weight_y.unsqueeze(1))
+        hypothesis = "E_p[q/(p+q)] = E_q[p/(p+q)]"
+    return Finding(_TEST, evidence.name, hypothesis, "pass", words, "log_prob", tested.statistic, tested.p_value, detail=detail)
+
+
+def acceptance_ratio(meeting: Meeting) -> tuple[float, float]:
+    """log ∫ p by Bennett's acceptance ratio and its standard error, assuming that the draws follow p/∫p."""
+    a, b = meeting.ratio_x.numpy(), meeting.ratio_y.numpy()
+    low, high = -100.0, 100.0
+    for _ in range(60):  # the difference of both sides grows with the constant: bisection
+        middle = (low + high) / 2
+        low, high = (middle, high) if _logistic(b - middle).mean() > _logistic(middle - a).mean() else (low, middle)
+    forward, backward = _logistic(middle - a), _logistic(b - middle)
+    scale = max((forward * (1 - forward)).mean() + (backward * (1 - backward)).mean(), 1e-12)
+    return middle, float(math.sqrt(forward.var() / len(a) + backward.var() / len(b)) / scale)
+
+
+def _logistic(t: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(t, -500, 500)))

@@ -1,0 +1,97 @@
+"""The statistics below the audit: p-values that keep their promise far out, and the diagnostics of importance sampling."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+from vaelid.auditing.proposals import Histograms, Mixture, Product, Straightened, Table, fit_continuous
+from vaelid.auditing.statistics import batched, batched_name, compare, effective_size, holm, pareto_shape, screen, sidak
+
+
+def test_screen_of_normal_values_is_uniform() -> None:
+    p_values = [screen(torch.randn(5000, 4)).p_value for _ in range(300)]
+    assert stats.kstest(p_values, "uniform").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("rate", [0.002, 0.02, 0.3])
+def test_screen_survives_skewed_and_rare_columns(rate: float) -> None:
+    """Scores of rare pixels, x − p: mostly a tiny constant. A plain t-test rejects when the event never came."""
+    smallest = 1.0
+    for _ in range(200):
+        x = (torch.rand(2000, 20) < rate).double() - rate
+        ordinary = torch.randn(2000, 5, dtype=torch.float64)
+        smallest = min(smallest, screen(torch.cat([x, ordinary], 1)).p_value)
+    assert smallest > 1e-5
+
+
+def test_screen_of_squares_keeps_its_level_in_the_lower_tail() -> None:
+    p_values = [screen(torch.randn(200, 30).square() - 1).p_value for _ in range(400)]
+    assert sum(p < 0.01 for p in p_values) <= 14
+
+
+def test_screen_names_the_column() -> None:
+    values = torch.randn(1000, 6)
+    values[:, 4] += 0.5
+    found = screen(values)
+    assert found.worst == 4
+    assert found.p_value < 1e-20
+
+
+def test_compare_two_samples() -> None:
+    a, b = torch.randn(1000, 3), torch.randn(3000, 3)
+    assert compare(a, b).p_value > 1e-4
+    assert compare(a, b + torch.tensor([0.0, 0.0, 0.4])).worst == 2
+
+
+def test_batched_columns_and_their_names() -> None:
+    values = torch.zeros(5, 3, 2)
+    assert batched(values).shape == (5, 2 + 6)
+    assert batched_name(1, ["a", "b"], 3) == "b"
+    assert batched_name(2 + 3, ["a", "b"], 3) == "b at condition 1"
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005], 0.05) == [True, False, False, True]
+    assert holm([math.nan, 0.5], 0.05) == [False, False]
+    assert holm([], 0.05) == []
+
+
+def test_sidak_keeps_small_numbers() -> None:
+    assert sidak(1e-20, 1000) == pytest.approx(1e-17)
+    assert sidak(0.5, 2) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("shape", [0.2, 0.5, 0.8])
+def test_pareto_shape_of_pareto_weights(shape: float) -> None:
+    u = torch.rand(20_000, dtype=torch.float64)
+    assert pareto_shape(-shape * u.log()) == pytest.approx(shape, abs=0.15)
+
+
+def test_effective_size() -> None:
+    assert effective_size(torch.zeros(10)) == pytest.approx(1.0)
+    assert effective_size(torch.tensor([0.0, -math.inf, -math.inf, -math.inf])) == pytest.approx(0.25)
+
+
+def test_proposals_are_normalized() -> None:
+    """On a fine grid in one dimension, whatever was fitted."""
+    draws = torch.cat([torch.randn(2000, 1, dtype=torch.float64) - 4, 0.5 * torch.randn(2000, 1, dtype=torch.float64) + 3])
+    heavy = torch.distributions.Cauchy(0.0, 1.0).sample((4000, 1)).double()
+    t = torch.linspace(-14, 14, 40_001, dtype=torch.float64)
+    grid = torch.sinh(t)
+    for y in (draws, heavy):
+        for q in (Straightened(y, Mixture, 4), Straightened(y, Product, 4), Straightened(y, Mixture, 1), fit_continuous(y)):
+            total = torch.logsumexp(q.log_prob(grid[:, None]) + torch.cosh(t).log() + math.log(float(t[1] - t[0])), 0).exp()
+            assert float(total) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_discrete_proposals_are_normalized() -> None:
+    y = torch.randint(0, 3, (5000, 2)).double()
+    events = torch.cartesian_prod(torch.arange(3.0), torch.arange(3.0)).double()
+    assert float(Histograms(y, torch.arange(3.0), True).log_prob(events).exp().sum()) == pytest.approx(1.0)
+    assert float(Table(y).log_prob(events).exp().sum()) == pytest.approx(1.0)
+    assert float(Table(y).log_prob(torch.tensor([[7.0, 0.0]], dtype=torch.float64))[0]) == -math.inf
+    assert float(Histograms(y, torch.arange(3.0), True).log_prob(torch.tensor([[7.0, 0.0]], dtype=torch.float64))[0]) == -math.inf
