@@ -8,11 +8,10 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,27 +20,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaelid.build import build_model, read_inputs, settle
-from vaelid.data import DATASETS, Data, Images, Split, load_data, load_like, whole
+from vaelid import __version__
+from vaelid.build import build_model, read_inputs
+from vaelid.data import Data, Images, Split, load_data, load_like, whole
 from vaelid.distributions import GaussianMixture
-from vaelid.environment import describe_machine
-from vaelid.errors import DataError, RunError, UserError
+from vaelid.errors import DataError, Diverged, Interrupted, MachineError, PartError, RunError, UserError
 from vaelid.evaluation.compare import Comparison, compare_results
-from vaelid.evaluation.evaluate import Arrays, Plan, evaluate_images, summarize
-from vaelid.evaluation.likelihood import elbo_terms
+from vaelid.evaluation.evaluate import Arrays, Plan, evaluate_images, provenance, rate_kind, summarize
+from vaelid.evaluation.latents import posterior_mean
 from vaelid.evaluation.yardsticks import IndependentPixels
 from vaelid.folder import RunFolder
 from vaelid.progress import Reporter, Silent
-from vaelid.recipe import Recipe, expand, from_dict, read_recipe, recipe_names
-from vaelid.reporting.figures import evaluation_figures, extremes, training_figures
+from vaelid.recipe import Recipe
+from vaelid.reporting.figures import evaluation_figures, training_figures
+from vaelid.reporting.pictures import decoded_means, pictures
+from vaelid.training.request import Request, request
 from vaelid.training.start import Conditions, choose_device, own_randomness, train_in
 from vaelid.usercode import require_trust, trust
 from vaelid.vae import VAE, Samples
 
-DEFAULT_DATA = "digits"
-OWN_DATA_RECIPE = "images"
-_SHOWN = 16
-_PAIRS = 10
+_SHOWN = 16  # images drawn from the model for the figures
 
 
 class Run:
@@ -86,7 +84,7 @@ class Run:
 
         Raises:
             PartError: if the run uses code that may not run here.
-            RunError: if there are no weights yet.
+            RunError: if there are no weights yet, or those of another model.
         """
         for name, digest in self.recipe.code.items():
             if self.allow_code:
@@ -95,7 +93,13 @@ class Run:
         weights = self.folder.weights()
         with own_randomness(0):
             model = build_model(self.recipe, *read_inputs(self.about["data"]), self.folder.code)
-        model.load_state_dict(weights)
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[1].strip()
+            raise RunError(
+                f"{self.folder.weights_file} does not belong to recipe.toml: {reason}", "Restore the files of the run."
+            ) from error
         return model.to(self.device).eval().requires_grad_(False)
 
     @cached_property
@@ -132,7 +136,7 @@ class Run:
         elbo_samples: int = 10,
         limit: int | None = None,
         seed: int = 0,
-        images: int = 200,
+        images: int = 50,
         reporter: Reporter | None = None,
     ) -> dict[str, Any]:
         """Bounds on log p(x) over a split, written to results.json, results/<split>.npz, samples/ and figures/.
@@ -145,89 +149,60 @@ class Run:
             seed: names the noise
             images: looked at together; of no influence on the numbers
         """
-        whole_split = self.split(split)
-        chosen = replace(whole_split, indices=whole_split.indices[:limit])
-        plan = Plan(_at_least_one(samples, "samples"), _at_least_one(elbo_samples, "elbo_samples"), seed, images)
-        return self._evaluate(chosen, split, plan, reporter or Silent())
+        chosen = self.split(split)
+        if limit is not None:
+            chosen = replace(chosen, indices=chosen.indices[: _at_least_one(limit, "limit")])
+        return self._evaluate(chosen, _plan(samples, elbo_samples, seed, images), reporter or Silent())
 
     def evaluate_files(
-        self, paths: Sequence[str | Path], samples: int = 5000, *, seed: int = 0, reporter: Reporter | None = None
+        self,
+        paths: Sequence[str | Path],
+        samples: int = 5000,
+        *,
+        elbo_samples: int = 10,
+        seed: int = 0,
+        images: int = 50,
+        reporter: Reporter | None = None,
     ) -> list[tuple[str, float]]:
-        """−log p(x) of new images (nats, importance-weighted bound), likeliest last; checked against the training contract."""
-        images = load_like(paths, self.data, self.recipe.data)
-        found = self._evaluate(whole(images, self.recipe.data).to(self.device), "input", Plan(samples, seed=seed), reporter or Silent())
-        nll = self.folder.read_arrays(self.folder.results / "input.npz")["nll"]
-        names = images.files or tuple(f"image {i}" for i in range(found["images"]))
+        """−log p(x) of new images (nats, importance-weighted bound), unlikeliest first; checked against the training contract."""
+        plan, reporter = _plan(samples, elbo_samples, seed, images), reporter or Silent()
+        split = self.open_files(paths)
+        for skipped in split.images.skipped:
+            reporter.say(f"left out (data.skip_bad): {skipped}")
+        self._evaluate(split, plan, reporter)
+        nll = self.folder.read_arrays(self.folder.results / f"{split.name}.npz")["nll"]
+        names = split.images.files or tuple(f"{split.images.name}[{i}]" for i in range(len(split)))
         return sorted(zip(names, nll.tolist(), strict=True), key=lambda pair: -pair[1])
 
-    def _evaluate(self, split: Split, name: str, plan: Plan, reporter: Reporter) -> dict[str, Any]:
-        key = json.dumps({**plan.identity(), "weights": self.weights_digest, "fingerprint": split.fingerprint}, sort_keys=True)
-        partial = self.folder.results / f"{name}.partial.npz"
+    def _evaluate(self, split: Split, plan: Plan, reporter: Reporter) -> dict[str, Any]:
+        # First of all: what would fail at the end of a long evaluation, and code that may not run.
+        model, _ = self.model, self.results
+        identity = {**plan.identity(), "weights": self.weights_digest, "fingerprint": split.fingerprint, "vaelid": __version__}
+        key = json.dumps(identity, sort_keys=True)
+        partial = self.folder.results / f"{split.name}.partial.npz"
         start = self.folder.read_arrays(partial)
         if start and str(start.pop("key")) != key:
             start = {}
         yardstick = IndependentPixels(self.data.train)
-        values = evaluate_images(
-            self.model,
-            split,
-            yardstick,
-            plan,
-            reporter,
-            start,
-            save=lambda done: self.folder.write_arrays(partial, {**done, "key": np.array(key)}),
-        )
+
+        def save(done: Arrays) -> None:
+            self.folder.write_arrays(partial, {**done, "key": np.array(key)})
+
+        values = evaluate_images(model, split, yardstick, plan, reporter, start, save)
         if split.labels is not None:
             values["labels"] = split.labels.cpu().numpy()
-        results = self._results(split, name, plan, values)
-        self.folder.write_arrays(self.folder.results / f"{name}.npz", values)
-        self.folder.write_json(self.folder.results_file, {**self.results, name: results})
+        discrete, pixels = model.likelihood.support.discrete, int(np.prod(split.shape))
+        results = {
+            **summarize(values, plan, rate_kind(model, split), discrete, pixels),
+            **provenance(model, split, split.images.name, self.weights_digest),
+        }
+        self.folder.write_arrays(self.folder.results / f"{split.name}.npz", values)
+        self.folder.write_json(self.folder.results_file, {**self.results, split.name: results})
         partial.unlink(missing_ok=True)
-        self.folder.write_arrays(self.folder.samples / f"{name}.npz", self._pictures(split, values))
-        evaluation_figures(self.folder, name, split.images.label_names)
+        shown = pictures(model, split, values["nll"], self.sample(_SHOWN))
+        self.folder.write_arrays(self.folder.samples / f"{split.name}.npz", shown)
+        evaluation_figures(self.folder, split.name, split.images.label_names)
         return results
-
-    def _results(self, split: Split, name: str, plan: Plan, values: Arrays) -> dict[str, Any]:
-        with own_randomness(0):
-            x = split.batch(torch.arange(1))
-            rate_kind = elbo_terms(self.model, x, split.indices[:1], 1, 0).rate_kind
-        discrete = self.model.likelihood.support.discrete
-        return {
-            **summarize(values, plan, rate_kind, discrete, int(np.prod(split.shape))),
-            "data": {
-                "name": self.data.name,
-                "split": name,
-                "protocol": split.protocol,
-                "redrawn": split.settings.binarization == "resampled",
-                "support": split.support.name,
-                "fingerprint": split.fingerprint,
-            },
-            "environment": {
-                **describe_machine(self.device),
-                "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
-                "weights": self.weights_digest,
-            },
-        }
-
-    def _pictures(self, split: Split, values: Arrays) -> Arrays:
-        """The arrays that the figures are drawn from."""
-        samples = self.sample(_SHOWN)
-        originals = split.batch(torch.arange(min(_PAIRS, len(split))))
-        low, high = extremes(values["nll"])
-        arrays = {
-            "means": samples.means,
-            "draws": samples.draws,
-            "originals": originals,
-            "reconstructions": self.model.reconstruct(originals),
-        }
-        if len(low):
-            arrays["likeliest"], arrays["unlikeliest"] = (split.batch(torch.from_numpy(p.copy())) for p in (low, high))
-            arrays["likeliest_nll"], arrays["unlikeliest_nll"] = (torch.from_numpy(values["nll"][p]) for p in (low, high))
-        prior = self.model.prior()
-        if isinstance(prior, GaussianMixture):
-            order = prior.log_weights.argsort(descending=True)
-            arrays["components"] = self.model.decode(prior.component_mean[order]).means
-            arrays["component_weights"] = prior.log_weights.exp()[order]
-        return {name: value.cpu().numpy() for name, value in arrays.items()}
 
     @cached_property
     def weights_digest(self) -> str:
@@ -235,13 +210,20 @@ class Run:
         return hashlib.sha256(self.folder.weights_file.read_bytes()).hexdigest()
 
     def sample(self, n: int = 16, *, seed: int = 0, component: int | None = None) -> Samples:
-        """``n`` images from the model (pixel means and draws), or from one component of its mixture prior."""
+        """``n`` images from the model (pixel means and draws), or from one component of its mixture prior.
+
+        Raises:
+            UserError: if there is no such component.
+        """
+        _at_least_one(n, "n")
         with own_randomness(seed):
             if component is None:
-                return self.model.sample(_at_least_one(n, "n"))
+                return self.model.sample(n)
             prior = self.model.prior()
             if not isinstance(prior, GaussianMixture):
-                raise UserError(f"--component needs the mixture prior; this run has {self.recipe.prior.name!r}.")
+                raise UserError(
+                    f"The prior {self.recipe.prior.name!r} has no components to draw from.", "Only the prior 'mixture' has."
+                )
             count = len(prior.log_weights)
             if not 0 <= component < count:
                 raise UserError(f"component must be 0 … {count - 1}; it is {component}.")
@@ -250,66 +232,65 @@ class Run:
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """Pixel means of p(x|z) at the posterior mean of images ``(B, *X)``, same shape."""
-        return self.model.reconstruct(x.to(self.device))
+        return decoded_means(self.model, self._posterior_means(x))
 
     @torch.no_grad()
     def interpolate(self, start: Tensor, end: Tensor, steps: int = 10) -> Tensor:
         """Pixel means along straight lines between posterior means, ``(R, *X)`` twice -> ``(R, steps, *X)``."""
-        a, b = (self.model.encode(x.to(self.device)).mean for x in (start, end))
-        share = torch.linspace(0, 1, _at_least_one(steps, "steps"), device=a.device).view(1, -1, 1)
+        if steps < 2:
+            raise UserError(f"steps must be at least 2, the two ends; it is {steps}.")
+        a, b = self._posterior_means(start), self._posterior_means(end)
+        share = torch.linspace(0, 1, steps, device=a.device).view(1, -1, 1)
         path = a.unsqueeze(1) * (1 - share) + b.unsqueeze(1) * share
-        return self.model.decode(path.flatten(0, 1)).means.unflatten(0, path.shape[:2])
+        return decoded_means(self.model, path.flatten(0, 1)).unflatten(0, path.shape[:2])
 
     @torch.no_grad()
     def encode(self, split: Split, batch: int = 1000) -> Arrays:
-        """Posterior means and log variances ``(N, L)`` of all images of a split, and their labels where known."""
+        """``mean`` and ``log_variance`` of q(z|x), ``(N, L)``, for all images of a split; ``labels`` ``(N,)`` where known."""
         pieces = [self.model.encode(split.batch(positions)) for positions in torch.arange(len(split)).split(batch)]
-        arrays = {
-            "mean": torch.cat([q.mean for q in pieces]).cpu().numpy(),
-            "log_variance": torch.cat([q.variance.log() for q in pieces]).cpu().numpy(),
-        }
+        try:
+            found = {"mean": [q.mean for q in pieces], "log_variance": [q.variance.log() for q in pieces]}
+        except NotImplementedError as error:
+            raise self._no_moments() from error
+        arrays = {name: torch.cat(values).cpu().numpy() for name, values in found.items()}
         if split.labels is not None:
             arrays["labels"] = split.labels.cpu().numpy()
         return arrays
 
+    def _posterior_means(self, x: Tensor) -> Tensor:
+        mean = posterior_mean(self.model.encode(x.to(self.device)))
+        if mean is None:
+            raise self._no_moments()
+        return mean
+
+    def _no_moments(self) -> PartError:
+        problem = f"The posterior {self.recipe.posterior.name!r} gives distributions whose mean or variance is not known."
+        return PartError(problem, "Give its distribution the properties mean and variance.")
+
     def open_files(self, paths: Sequence[str | Path]) -> Split:
-        """New images as a split like those of the training."""
+        """New images as a split named ``input``, held to what the model was trained on.
+
+        Raises:
+            DataError: for images of another shape or support, or unreadable ones.
+        """
         images: Images = load_like(paths, self.data, self.recipe.data)
         return whole(images, self.recipe.data).to(self.device)
 
 
-@dataclass(frozen=True)
-class Request:
-    """A training that was asked for: resolved recipe, its data, where user code lies, and the folder."""
-
-    recipe: Recipe
-    data: Data
-    code_from: Path
-    folder: RunFolder
-
-
-def request(data: str | None, recipe: str | Recipe | None, out: Path | str | None, settings: Mapping[str, Any]) -> Request:
-    """What ``train`` would do, without doing it: everything checked and every default written out."""
-    base = base_recipe(data, recipe).override(expand({name: _named(value) for name, value in settings.items()}))
-    base, code_from = base.adopt_code()
-    for digest in base.code.values():
-        trust(digest)  # naming a file is asking to run it
-    loaded = load_data(base.data)
-    resolved = from_dict(settle(base, loaded, code_from).to_dict())
-    build_model_once(resolved, loaded, code_from)
-    name = loaded.name if base.data.name in DATASETS else Path(base.data.name).stem
-    path = Path(out) if out is not None else Path("runs") / f"{name}-{resolved.digest()}"
-    return Request(resolved, loaded, code_from, RunFolder(path))
-
-
-def build_model_once(recipe: Recipe, data: Data, code_from: Path) -> None:
-    """Build and forget, so that a part that cannot be built is known before a folder is made."""
-    with own_randomness(0):
-        build_model(recipe, data.shape, data.support, code_from)
+def carry_out(asked: Request, conditions: Conditions, reporter: Reporter) -> Run:
+    """Train what was asked for, and draw the training's figures, also when it was stopped on the way."""
+    try:
+        train_in(asked.folder, asked.recipe, asked.code_from, asked.data, conditions, reporter)
+    except (Diverged, Interrupted):
+        with suppress(MachineError):  # what stopped the training is the news, not a disk that refuses pictures of it
+            training_figures(asked.folder)
+        raise
+    training_figures(asked.folder)
+    return Run(asked.folder.path, str(conditions.device))
 
 
 def train(
-    data: str | None = None,
+    data: str | Path | None = None,
     *,
     recipe: str | Recipe | None = None,
     out: Path | str | None = None,
@@ -340,9 +321,7 @@ def train(
     asked = request(data, recipe, out, {**shortcuts, **(settings or {})})
     start_from = Path(init_from) if init_from is not None else None
     conditions = Conditions(choose_device(device), overwrite, start_from, checkpoint_seconds)
-    with figures_at_the_end(asked.folder):
-        train_in(asked.folder, asked.recipe, asked.code_from, asked.data, conditions, reporter or Silent())
-    return Run(asked.folder.path, device)
+    return carry_out(asked, conditions, reporter or Silent())
 
 
 def open_run(path: Path | str, *, device: str = "auto", allow_code: bool = False) -> Run:
@@ -358,49 +337,21 @@ def compare(*paths: Path | str, split: str = "test", anyway: bool = False) -> Co
         UserError: if the runs' numbers do not belong together (other images, another protocol, densities against probabilities).
     """
     runs = [Run(path, "cpu") for path in paths]
-    if not runs:
-        raise UserError("No runs were named.", "Give two or more run folders.")
-    for run in runs:
-        if split not in run.results:
-            raise RunError(f"{run.folder.path} was not evaluated on the {split} split.", f"vaelid evaluate {run.folder.path}")
+    if len(runs) < 2:
+        raise UserError(f"A comparison needs two runs; {len(runs)} came.", "Give two or more run folders.")
     values = [run.folder.read_arrays(run.folder.results / f"{split}.npz") for run in runs]
+    for run, found in zip(runs, values, strict=True):
+        if split not in run.results or not found:
+            raise RunError(
+                f"{run.folder.path} was not evaluated on the {split} split.", f"vaelid evaluate {run.folder.path} --split {split}"
+            )
     return compare_results([str(run.folder.path) for run in runs], [run.results[split] for run in runs], values, split, anyway)
 
 
-@contextmanager
-def figures_at_the_end(folder: RunFolder) -> Iterator[None]:
-    """Draw the training's figures however it ends, if there is anything to draw."""
-    try:
-        yield
-    finally:
-        if folder.exists and folder.metrics():
-            training_figures(folder)
-
-
-def base_recipe(data: str | None, recipe: str | Recipe | None) -> Recipe:
-    """The recipe to start from: the one asked for, else the one named like the data, else the one for one's own images."""
-    source = None if data is None else _source(data)
-    if isinstance(recipe, Recipe):
-        base = recipe
-    elif recipe is not None:
-        base = read_recipe(recipe)
-    else:
-        name = source or DEFAULT_DATA
-        base = read_recipe(name if name in recipe_names() else OWN_DATA_RECIPE)
-    return base if source is None else base.override({"data.name": source})
-
-
-def _source(data: str) -> str:
-    """A data set's name as it is; a path made absolute, so that the run finds its images from anywhere."""
-    path = Path(data).expanduser()
-    return str(path.resolve()) if data not in DATASETS and path.exists() else data
-
-
-def _named(value: Any) -> Any:
-    """A user's class becomes its name ``file.py:Class``."""
-    if not inspect.isclass(value):
-        return value
-    return f"{inspect.getsourcefile(value)}:{value.__name__}"
+def _plan(samples: int, elbo_samples: int, seed: int, images: int) -> Plan:
+    counted = {"samples": samples, "elbo_samples": elbo_samples, "images (--batch)": images}
+    samples, elbo_samples, images = (_at_least_one(value, name) for name, value in counted.items())
+    return Plan(samples, elbo_samples, seed, images)
 
 
 def _at_least_one(value: int, name: str) -> int:

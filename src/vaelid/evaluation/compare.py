@@ -1,7 +1,8 @@
 """Which run is better? Paired differences per image, on the very same images, with their standard error.
 
-    d_i = NLL_i(run) − NLL_i(reference),   mean(d) ± sd(d)/√N          images are far more unlike each other than two models are,
-                                                                       so the paired error is much smaller than either run's own
+    d_i = NLL_i(run) − NLL_i(reference),   mean(d) ± sd(d)/√N
+
+Images are far more unlike each other than two models are, so the paired error is much smaller than either run's own.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Row:
 
     name: str
     value: float
-    se: float
+    se: float | None
     difference: float | None = None  # minus the reference, paired
     difference_se: float | None = None
 
@@ -61,38 +62,50 @@ def compare_results(
     Raises:
         UserError: if the runs were not evaluated on the same images, or in the same unit.
     """
-    warnings = tuple(w for w in (_mismatch(names[0], results[0], name, other) for name, other in zip(names, results, strict=True)) if w)
+    pairs = zip(names[1:], results[1:], strict=True)
+    warnings = tuple(filter(None, (_mismatch(names[0], results[0], name, other) for name, other in pairs)))
     if warnings and not anyway:
-        raise UserError(" ".join(warnings), "Evaluate both on the same data; --anyway compares the means all the same, labeled.")
+        raise UserError(
+            " ".join(warnings), "Evaluate both on the same images with the same --samples, or add --anyway for a labeled table."
+        )
+    same_images = [r["data"]["fingerprint"] == results[0]["data"]["fingerprint"] for r in results]
     rows = {}
     for quantity in QUANTITIES:
-        arrays = [v[quantity] for v in values]
-        compared = [_row(name, array, arrays[0] if i else None) for i, (name, array) in enumerate(zip(names, arrays, strict=True))]
-        pixels = values[0].get("independent_pixels")
-        if pixels is not None:
-            compared.append(_row("independent pixels", pixels, arrays[0]))
+        reference = values[0][quantity]
+        compared = [_row(names[0], reference)]
+        for name, found, paired in list(zip(names, values, same_images, strict=True))[1:]:
+            compared.append(_row(name, found[quantity], reference, paired))
+        if "independent_pixels" in values[0]:
+            compared.append(_row("independent pixels", values[0]["independent_pixels"], reference, paired=True))
         rows[quantity] = tuple(compared)
     return Comparison(split, len(values[0]["nll"]), rows, warnings)
 
 
-def _row(name: str, values: np.ndarray, reference: np.ndarray | None) -> Row:
+def _row(name: str, values: np.ndarray, reference: np.ndarray | None = None, paired: bool = False) -> Row:
     value, se = _mean_se(values)
     if reference is None:
         return Row(name, value, se)
-    if len(reference) != len(values):
-        return Row(name, value, se, value - float(reference.mean()), None)  # only with ``anyway``: nothing to pair
-    difference, difference_se = _mean_se(values - reference)
-    return Row(name, value, se, difference, difference_se)
+    if not paired:
+        return Row(name, value, se, value - float(reference.mean()))  # only with ``anyway``: other images, nothing to pair
+    return Row(name, value, se, *_mean_se(values - reference))
 
 
-def _mean_se(values: np.ndarray) -> tuple[float, float]:
-    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
+def _mean_se(values: np.ndarray) -> tuple[float, float | None]:
+    """The mean and its standard error; none for one image."""
+    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
 
 
 def _mismatch(name: str, one: Results, other_name: str, other: Results) -> str:
+    """Why the numbers of two runs do not belong together, in words; empty if they do."""
     if one["kind"] != other["kind"]:
         return f"{name} gives a {one['kind']}, {other_name} a {other['kind']}: they have no common unit."
-    for key, word in (("name", "data"), ("split", "split"), ("protocol", "pixel protocol"), ("fingerprint", "set of images")):
-        if one["data"][key] != other["data"][key]:
-            return f"{name} and {other_name} were evaluated on another {word}: {one['data'][key]!r} and {other['data'][key]!r}."
+    if one["data"]["fingerprint"] != other["data"]["fingerprint"]:
+        for key, word in (("name", "data"), ("split", "split"), ("protocol", "pixel protocol"), ("fingerprint", "set of images")):
+            if one["data"][key] != other["data"][key]:
+                return f"{name} and {other_name} were not evaluated on the same {word}: {one['data'][key]!r} and {other['data'][key]!r}."
+    if one["nll"]["samples"] != other["nll"]["samples"]:
+        return (
+            f"{name} has nll with K = {one['nll']['samples']}, {other_name} with K = {other['nll']['samples']}: "
+            "a bound with more samples is lower for the same model."
+        )
     return ""

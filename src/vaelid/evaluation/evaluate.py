@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor
 
 from vaelid.data import Split
+from vaelid.environment import describe_machine
 from vaelid.errors import MachineError
-from vaelid.evaluation.latents import ACTIVE, active_by_variance, kl_of_dimensions
+from vaelid.evaluation.latents import ACTIVE, active_by_variance, kl_of_dimensions, posterior_mean
 from vaelid.evaluation.likelihood import curve_points, elbo_terms, importance_bound, log_weights
 from vaelid.evaluation.yardsticks import IndependentPixels
 from vaelid.progress import Reporter
@@ -25,6 +27,7 @@ from vaelid.vae import VAE
 
 Arrays = dict[str, np.ndarray]
 _SAVE_EVERY = 30.0  # seconds
+_CPU_BYTES = 2**25
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Plan:
     samples: int = 5000
     elbo_samples: int = 10
     seed: int = 0
-    images: int = 200
+    images: int = 50
 
     def identity(self) -> dict[str, Any]:
         """What the per-image numbers depend on."""
@@ -64,26 +67,31 @@ def evaluate_images(
     Returns:
         ``neg_elbo, distortion, rate, nll`` (N,), ``curve`` (N, points), ``mean`` and ``kl`` (N, L) where known,
         ``independent_pixels`` (N,).
+
+    However it is broken off, ``save`` gets what was done until then.
     """
     model.eval()
     parts = [start] if start else []
     done = len(start["nll"]) if start else 0
     chunk = decoder_rows(split)
     saved = time.monotonic()
-    with reporter.bar(f"evaluating {split.name}", len(split), done):
-        for first in range(done, len(split), plan.images):
-            positions = torch.arange(first, min(first + plan.images, len(split)))
-            x = split.batch(positions).to(next(model.parameters()).dtype)
-            ids = split.indices[positions]
-            found, chunk = with_smaller_chunks(lambda rows, x=x, ids=ids: _look(model, x, ids, plan, rows), chunk)
-            if yardstick is not None:
-                found["independent_pixels"] = yardstick.nll(x).cpu().numpy()
-            parts.append(found)
-            reporter.advance(len(positions), f"image {int(positions[-1]) + 1:,} of {len(split):,}")
-            if save is not None and time.monotonic() - saved > _SAVE_EVERY:
-                parts = [_joined(parts)]
-                save(parts[0])
-                saved = time.monotonic()
+    try:
+        with reporter.bar(f"evaluating {split.name}", len(split), done):
+            for first in range(done, len(split), plan.images):
+                positions = torch.arange(first, min(first + plan.images, len(split)))
+                found, chunk = with_smaller_chunks(partial(_look, model, split, positions, plan), chunk)
+                if yardstick is not None:
+                    found["independent_pixels"] = yardstick.nll(split.batch(positions)).cpu().numpy()
+                parts.append(found)
+                reporter.advance(len(positions), f"image {int(positions[-1]) + 1:,} of {len(split):,}")
+                if save is not None and time.monotonic() - saved > _SAVE_EVERY:
+                    parts = [_joined(parts)]
+                    save(parts[0])
+                    saved = time.monotonic()
+    except BaseException:
+        if save is not None and parts:
+            save(_joined(parts))
+        raise
     return _joined(parts)
 
 
@@ -98,7 +106,7 @@ def summarize(values: Arrays, plan: Plan, rate_kind: str, discrete: bool, dimens
         {"samples": k, "value": _mean(values["curve"][:, j]), "se": _se(values["curve"][:, j])}
         for j, k in enumerate(curve_points(plan.samples))
     ]
-    neg_elbo = {
+    neg_elbo: dict[str, Any] = {
         "value": _mean(values["neg_elbo"]),
         "se": _se(values["neg_elbo"]),
         "distortion": _mean(values["distortion"]),
@@ -107,7 +115,7 @@ def summarize(values: Arrays, plan: Plan, rate_kind: str, discrete: bool, dimens
         "samples": plan.elbo_samples,
         "direction": "upper bound on the true NLL in expectation",
     }
-    nll = {
+    nll: dict[str, Any] = {
         "value": _mean(values["nll"]),
         "se": _se(values["nll"]),
         "samples": plan.samples,
@@ -116,7 +124,7 @@ def summarize(values: Arrays, plan: Plan, rate_kind: str, discrete: bool, dimens
         "curve": curve,
     }
     bits = {name: number["value"] / (dimensions * math.log(2)) for name, number in (("neg_elbo", neg_elbo), ("nll", nll))}
-    results = {
+    results: dict[str, Any] = {
         "neg_elbo": neg_elbo,
         "nll": nll,
         "kind": "probability" if discrete else "density",
@@ -138,6 +146,30 @@ def summarize(values: Arrays, plan: Plan, rate_kind: str, discrete: bool, dimens
     return results
 
 
+def provenance(model: VAE, split: Split, name: str, weights: str) -> dict[str, Any]:
+    """Which images, under which protocol, by which weights (SHA-256), where: it stands beside the numbers in ``results.json``."""
+    return {
+        "data": {
+            "name": name,
+            "split": split.name,
+            "protocol": split.protocol,
+            "redrawn": split.settings.binarization == "resampled",
+            "support": split.support.name,
+            "fingerprint": split.fingerprint,
+        },
+        "environment": {
+            **describe_machine(split.device),
+            "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+            "weights": weights,
+        },
+    }
+
+
+def rate_kind(model: VAE, split: Split) -> str:
+    """How the model's rate is computed: ``closed-form`` or ``sampled``."""
+    return elbo_terms(model, _images(model, split, torch.arange(1)), split.indices[:1], 1, 0).rate_kind
+
+
 def with_smaller_chunks(work: Callable[[int], Arrays], chunk: int) -> tuple[Arrays, int]:
     """``work(chunk)``, with half the chunk as often as memory runs out; gives the chunk that fitted, too.
 
@@ -147,16 +179,14 @@ def with_smaller_chunks(work: Callable[[int], Arrays], chunk: int) -> tuple[Arra
     while True:
         try:
             return work(chunk), chunk
-        except torch.OutOfMemoryError as error:
-            reason: Exception = error
         except RuntimeError as error:
-            # The CPU allocator raises a plain RuntimeError; anything else is not ours to swallow.
-            if "allocate memory" not in str(error) and "not enough memory" not in str(error):
+            if not _is_lack_of_memory(error):
                 raise
-            reason = error
-        if chunk == 1:
-            raise MachineError("Memory ran out on a single image and sample.", "Free memory or use --device cpu.") from reason
-        chunk = max(1, chunk // 2)
+            if chunk == 1:
+                raise MachineError(
+                    "Memory ran out even with one image and one sample at a time.", "Free memory, or use --device cpu."
+                ) from error
+        chunk = max(1, chunk // 2)  # outside of the handler, where the error holds on to the tensors of the failed attempt
 
 
 def decoder_rows(split: Split) -> int:
@@ -165,15 +195,15 @@ def decoder_rows(split: Split) -> int:
     if split.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(split.device)
         return max(1, free // (10 * 4 * numbers))
-    return max(64, min(4096, 2**28 // (4 * numbers)))
+    return max(64, min(4096, _CPU_BYTES // (4 * numbers)))
 
 
-def _look(model: VAE, x: Tensor, ids: Tensor, plan: Plan, chunk: int) -> Arrays:
+@torch.no_grad()
+def _look(model: VAE, split: Split, positions: Tensor, plan: Plan, chunk: int) -> Arrays:
+    x, ids = _images(model, split, positions), split.indices[positions.to(split.device)]
     per_image = max(1, chunk // plan.elbo_samples)
-    pieces = [
-        elbo_terms(model, x[i : i + per_image], ids[i : i + per_image], plan.elbo_samples, plan.seed)
-        for i in range(0, len(x), per_image)
-    ]
+    groups = [slice(i, i + per_image) for i in range(0, len(x), per_image)]
+    pieces = [elbo_terms(model, x[group], ids[group], plan.elbo_samples, plan.seed) for group in groups]
     weights = log_weights(model, x, ids, plan.samples, plan.seed, chunk)
     curve = torch.stack([importance_bound(weights, k) for k in curve_points(plan.samples)], dim=1)
     found = {
@@ -184,10 +214,21 @@ def _look(model: VAE, x: Tensor, ids: Tensor, plan: Plan, chunk: int) -> Arrays:
         "curve": -curve,
     }
     q = model.posterior(x)
-    kl = kl_of_dimensions(q, model.prior())
-    if kl is not None:
-        found["kl"], found["mean"] = kl, q.mean
+    for name, value in (("mean", posterior_mean(q)), ("kl", kl_of_dimensions(q, model.prior()))):
+        if value is not None:
+            found[name] = value
     return {name: value.detach().double().cpu().numpy() for name, value in found.items()}
+
+
+def _images(model: VAE, split: Split, positions: Tensor) -> Tensor:
+    return split.batch(positions).to(next(model.parameters()).dtype)
+
+
+def _is_lack_of_memory(error: RuntimeError) -> bool:
+    # The CPU allocator raises a plain RuntimeError; anything else is not ours to swallow.
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("allocate memory", "not enough memory", "out of memory")
+    )
 
 
 def _joined(parts: list[Arrays]) -> Arrays:

@@ -2,7 +2,8 @@
 
     KL_d = mean over images of KL(q(z_d|x) ‖ p(z_d))        p(z_d): the prior's marginal; Gauss–Hermite quadrature, so no noise
 
-The KL_d sum to the rate only if the prior factorizes over dimensions: a joint mixture ties them together, and its rate is larger.
+The KL_d sum to the rate only if the prior factorizes over dimensions. Otherwise the rate is Σ_d KL_d − E_q[log p(z)/Π_d p(z_d)]:
+smaller where the prior knows how the dimensions hang together, larger where it believes in ties that q does not have.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from vaelid.distributions import marginal_log_prob
 
-#: A latent is active above this variance of its posterior mean over images (Burda et al. 2016, section 5), or above this KL in nats.
+#: A latent is active above this variance of its posterior mean over images (Burda et al. 2016, section 5), or this KL in nats.
 ACTIVE = 0.01
 _NODES = 64
 
@@ -37,6 +38,17 @@ def kl_of_dimensions(q: Distribution, prior: Distribution) -> Tensor | None:
     return -q.base_dist.entropy() - cross
 
 
+def posterior_mean(q: Distribution) -> Tensor | None:
+    """E_q[z|x], ``(B, L)``, or None for a distribution that does not know its mean."""
+    try:
+        return q.mean
+    except NotImplementedError:
+        return None
+
+
 def active_by_variance(means: Tensor) -> Tensor:
-    """Which latents move with the image: Var_x(E_q[z_d|x]) > 0.01, for means ``(N, L)``; bool ``(L,)``."""
-    return means.double().var(0) > ACTIVE
+    """Which latents move with the image: Var_x(E_q[z_d|x]) > 0.01, for means ``(N, L)``; bool ``(L,)``.
+
+    The variance over these images, not an estimate for others: one image has variance 0.
+    """
+    return means.double().var(0, correction=0) > ACTIVE

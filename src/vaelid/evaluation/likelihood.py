@@ -26,8 +26,8 @@ _BLOCK = 64
 class PosteriorDraws:
     """Draws from q(z|x) for a batch, addressed by sample number.
 
-    For a diagonal Gaussian, z = μ + σ ⊙ ε with ε from the counter-based generator. Any other posterior is asked image by image, in
-    blocks of samples, each under a seed of its own: slower, but just as independent of batches and chunks.
+    For a diagonal Gaussian, z = μ + σ ⊙ ε with ε from the counter-based generator. Any other posterior is asked image by image,
+    in blocks of samples, each under a seed of its own: slower, but just as independent of batches and chunks.
 
     Args:
         model: gives q(z|x)
@@ -42,11 +42,13 @@ class PosteriorDraws:
         self.purpose, self.seed = purpose, seed
         self._gaussian = isinstance(self.q, Independent) and isinstance(self.q.base_dist, Normal)
         self._alone = [] if self._gaussian else [model.posterior(x[i : i + 1]) for i in range(len(x))]
+        self._blocks: dict[int, tuple[int, Tensor]] = {}  # the last one of each image: the next draw may begin in its middle
 
     def draw(self, first: int, count: int) -> Tensor:
         """Samples number ``first`` … ``first + count − 1`` of every image, ``(count, B, L)``."""
         if not self._gaussian:
-            return torch.cat([self._draw_alone(i, first, count) for i in range(len(self._alone))], dim=1)
+            with torch.random.fork_rng(devices=[self.ids.device] if self.ids.device.type == "cuda" else []):
+                return torch.cat([self._draw_alone(i, first, count) for i in range(len(self._alone))], dim=1)
         base = self.q.base_dist
         latent = base.loc.shape[-1]
         width = latent + latent % 2  # Box–Muller gives pairs; each sample starts at an even position
@@ -55,13 +57,18 @@ class PosteriorDraws:
         return base.loc + base.scale * noise.transpose(0, 1).to(base.loc.dtype)
 
     def _draw_alone(self, image: int, first: int, count: int) -> Tensor:
-        q, blocks = self._alone[image], []
-        devices = [self.ids.device] if self.ids.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            for block in range(first // _BLOCK, (first + count - 1) // _BLOCK + 1):
-                torch.manual_seed(int(key(self.purpose, self.seed, self.ids[image], block)) & (2**63 - 1))
-                blocks.append(q.sample((_BLOCK,)))
+        blocks = [self._block(image, block) for block in range(first // _BLOCK, (first + count - 1) // _BLOCK + 1)]
         return torch.cat(blocks)[first % _BLOCK :][:count]
+
+    def _block(self, image: int, number: int) -> Tensor:
+        last = self._blocks.get(image)
+        if last is None or last[0] != number:
+            seed = int(key(self.purpose, self.seed, self.ids[image], number)) & (2**63 - 1)
+            torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which records a traceback for a CUDA that sleeps
+            if self.ids.device.type == "cuda":
+                torch.cuda.manual_seed(seed)
+            self._blocks[image] = last = (number, self._alone[image].sample((_BLOCK,)))
+        return last[1]
 
 
 @dataclass(frozen=True)
@@ -93,17 +100,23 @@ def log_weights(model: VAE, x: Tensor, ids: Tensor, samples: int, seed: int, chu
     Args:
         chunk: how many decoder rows (samples × images) to hold at once
     """
+    groups = [slice(start, start + chunk) for start in range(0, len(x), chunk)]
+    return torch.cat([_log_weights(model, x[group], ids[group], samples, seed, chunk) for group in groups], dim=1)
+
+
+def _log_weights(model: VAE, x: Tensor, ids: Tensor, samples: int, seed: int, chunk: int) -> Tensor:
+    """The same for at most ``chunk`` images."""
     draws = PosteriorDraws(model, x, ids, "importance", seed)
-    per_image = max(1, chunk // len(x))
+    together = max(1, chunk // len(x))
     blocks = []
-    for first in range(0, samples, per_image):
-        z = draws.draw(first, min(per_image, samples - first))
+    for first in range(0, samples, together):
+        z = draws.draw(first, min(together, samples - first))
         blocks.append(model.look(x, draws.q, z).log_weight.double())
     return torch.cat(blocks)
 
 
 def importance_bound(log_weight: Tensor, k: int) -> Tensor:
-    """log (1/k) Σ w per image from ``log_weight`` ``(K, B)``: the mean over the ⌊K/k⌋ disjoint blocks of k samples, ``(B,)`` nats."""
+    """log (1/k) Σ w per image, ``(B,)`` nats: the mean over the ⌊K/k⌋ disjoint blocks of k in ``log_weight`` ``(K, B)``."""
     blocks = len(log_weight) // k
     grouped = log_weight[: blocks * k].unflatten(0, (blocks, k))
     return (torch.logsumexp(grouped, dim=1) - math.log(k)).mean(0)

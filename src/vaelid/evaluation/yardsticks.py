@@ -1,9 +1,11 @@
 """A yardstick that knows nothing but each pixel's own distribution: what a model must beat to have learned anything.
 
-    −log p(x) = −Σ_i log p_i(x_i),   p_i estimated from the training images with one pseudo-observation shared among the levels
+−log p(x) = −Σ_i log p_i(x_i),   p_i estimated from the training images with one pseudo-observation shared among the levels
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -13,6 +15,8 @@ from vaelid.data import Split
 _BATCH = 1000
 #: More training images than this change a pixel's histogram by less than anyone can see.
 _MOST_IMAGES = 60_000
+#: A pixel that never changes would get an infinite density.
+_LEAST_SCALE = 1e-3
 
 
 class IndependentPixels:
@@ -28,10 +32,12 @@ class IndependentPixels:
         self.levels = levels
         if levels is None:
             pixels = torch.cat([train.batch(b).flatten(1).double() for b in batches])
-            self.mean, self.scale = pixels.mean(0), pixels.std(0).clamp_min(1e-3)
+            self.mean, self.scale = pixels.mean(0), pixels.std(0, correction=0).clamp_min(_LEAST_SCALE)
             return
         drawn = train.settings.binarization in ("dynamic", "resampled")
-        counts = sum(_histogram(train.gray(b) if drawn else train.batch(b), levels) for b in batches)
+        counts = torch.zeros(math.prod(train.shape), levels, dtype=torch.float64, device=train.device)
+        for b in batches:
+            counts += _histogram(train.gray(b) if drawn else train.batch(b), levels)
         self.log_probability = ((counts + 1 / levels) / (count + 1)).log()  # (D, n)
 
     def nll(self, x: Tensor) -> Tensor:
@@ -45,7 +51,7 @@ class IndependentPixels:
 
 
 def _histogram(x: Tensor, levels: int) -> Tensor:
-    """How often each level occurs at each pixel, ``(D, n)`` float64; gray values between two levels count for both by closeness."""
+    """How often each level occurs at each pixel, ``(D, n)`` float64; a gray value between two levels counts for both by closeness."""
     flat = x.flatten(1).double() * (levels - 1)
     lower = flat.floor().clamp(0, levels - 2)
     above = flat - lower

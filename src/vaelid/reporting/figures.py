@@ -2,45 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
+from vaelid.errors import MachineError
 from vaelid.folder import RunFolder
 from vaelid.reporting import plots
 
-_SHOWN = 10  # images in a row of pairs or extremes
+EVALUATION_FIGURES = (
+    *("generated_images", "generated_draws", "reconstructions", "latent_map"),
+    *("kl_per_dimension", "prior_components", "nll_histogram", "likeliest_and_unlikeliest"),
+)
+
+
+def figures_folder(folder: RunFolder, split: str) -> Path:
+    """Where the figures of a split lie: those of the test split beside those of the training, others in a folder of their own."""
+    return folder.figures if split == "test" else folder.figures / split
 
 
 def training_figures(folder: RunFolder) -> list[Path]:
-    """real_images, validation_curve, generated_epoch_<n> for the epochs that improved, progress.gif."""
+    """real_images, validation_curve, generated_epoch_<n> for the epochs that improved, progress.gif.
+
+    Raises:
+        MachineError: if the disk refuses.
+    """
     written: list[Path] = []
-    real = folder.read_arrays(folder.samples / "real.npz")
-    if real:
-        written += plots.save_figure(plots.image_grid(real["images"]), folder.figures, "real_images")
-    history = folder.metrics()
-    if history:
-        epochs, values = (np.array([line[key] for line in history]) for key in ("epoch", "neg_elbo"))
-        training = np.array([line["loss"] for line in history])
-        best = int(epochs[int(np.argmin(values))])
-        written += plots.save_figure(plots.validation_curve(epochs, values, best, training=training), folder.figures, "validation_curve")
-    progress = folder.read_arrays(folder.samples / "progress.npz")
-    if progress:
-        written += _progress(folder, progress["epochs"], progress["means"])
+    with _disk(folder):
+        real = folder.read_arrays(folder.samples / "real.npz")
+        if real:
+            written += plots.save_figure(plots.image_grid(real["images"]), folder.figures, "real_images")
+        curve = _validation_curve(folder.metrics())
+        if curve is not None:
+            written += plots.save_figure(curve, folder.figures, "validation_curve")
+        progress = folder.read_arrays(folder.samples / "progress.npz")
+        if progress:
+            written += _progress(folder, progress["epochs"], progress["means"])
     return written
 
 
 def evaluation_figures(folder: RunFolder, split: str, label_names: tuple[str, ...] = ()) -> list[Path]:
-    """generated_images, generated_draws, reconstructions, latent_map, kl_per_dimension, prior_components, nll_histogram."""
+    """Those of ``EVALUATION_FIGURES`` for which the folder has the numbers.
+
+    Raises:
+        MachineError: if the disk refuses.
+    """
     results = folder.read_json(folder.results_file)[split]
     values = folder.read_arrays(folder.results / f"{split}.npz")
     shown = folder.read_arrays(folder.samples / f"{split}.npz")
     figures = {
         "generated_images": plots.image_grid(shown["means"]),
         "generated_draws": plots.image_grid(shown["draws"]),
-        "reconstructions": plots.paired_grid(shown["originals"], shown["reconstructions"]),
     }
-    if "nll" in values and len(values["nll"]) > 1:
+    if "reconstructions" in shown:
+        figures["reconstructions"] = plots.paired_grid(shown["originals"], shown["reconstructions"])
+    if len(values["nll"]) > 1:
         unit = "−log p(x) bound" if results["kind"] == "probability" else "−log density bound"
         figures["nll_histogram"] = plots.nll_histogram(values["nll"], results["nll"]["value"], results["nll"]["se"], unit)
     if "likeliest" in shown:
@@ -54,7 +74,13 @@ def evaluation_figures(folder: RunFolder, split: str, label_names: tuple[str, ..
         figures["kl_per_dimension"] = plots.kl_per_dimension(np.array(results["kl_per_dimension"]))
     if "components" in shown:
         figures["prior_components"] = plots.components_grid(shown["components"], shown["component_weights"])
-    return [path for name, figure in figures.items() for path in plots.save_figure(figure, folder.figures, name)]
+    place = figures_folder(folder, split)
+    with _disk(folder):
+        for name in EVALUATION_FIGURES:
+            if name not in figures:  # of an earlier evaluation, and not of this one
+                for ending in ("png", "pdf"):
+                    (place / f"{name}.{ending}").unlink(missing_ok=True)
+        return [path for name, figure in figures.items() for path in plots.save_figure(figure, place, name)]
 
 
 def principal_plane(points: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -68,11 +94,13 @@ def principal_plane(points: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     return centered @ directions[:2].T, strengths[:2] ** 2 / (strengths**2).sum()
 
 
-def extremes(nll: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the likeliest and of the unlikeliest images, equally many of both."""
-    order = np.argsort(nll, kind="stable")
-    count = min(_SHOWN, len(order) // 2)
-    return order[:count], order[::-1][:count]
+def _validation_curve(history: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """−ELBO over the epochs, if any of them is a number."""
+    epochs, values, training = (np.array([line[key] for line in history]) for key in ("epoch", "neg_elbo", "loss"))
+    if not np.isfinite(values).any():
+        return None
+    best = int(epochs[np.where(np.isfinite(values), values, np.inf).argmin()])
+    return plots.validation_curve(epochs, values, best, training=training)
 
 
 def _progress(folder: RunFolder, epochs: np.ndarray, means: np.ndarray) -> list[Path]:
@@ -83,3 +111,14 @@ def _progress(folder: RunFolder, epochs: np.ndarray, means: np.ndarray) -> list[
             written += plots.save_figure(plots.image_grid(images / 255.0, heading=f"epoch {epoch}"), folder.figures, name)
     frames = np.stack([plots.tile(images / 255.0, columns=4, scale=max(1, 96 // images.shape[-1])) for images in means])
     return [*written, plots.save_gif(frames, folder.figures / "progress.gif", milliseconds=150)]
+
+
+@contextmanager
+def _disk(folder: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MachineError(
+            f"Figures of {folder.path} cannot be written: {error.strerror or error}.",
+            "The numbers are safe. Make room, or see that the folder can be written to, and run the same command again.",
+        ) from error

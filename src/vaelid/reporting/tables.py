@@ -1,9 +1,14 @@
-"""Tables for the terminal: every number with its unit, its error, and what kind of number it is."""
+"""Tables for the terminal: every number with its unit, its error, and what kind of number it is.
+
+Cells are plain text: brackets in a file's name are no markup.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -16,123 +21,158 @@ from vaelid.parts import KINDS, part_options
 from vaelid.recipe import Recipe
 
 Results = Mapping[str, Any]
+_PIPE_WIDTH = 120  # of lines that go to a file or another program
 
 
 def show(*renderables: RenderableType) -> None:
     """Print to standard output."""
-    Console().print(*renderables, highlight=False)
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(width=_PIPE_WIDTH)
+    console.print(*renderables, highlight=False)
+
+
+def simple_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], lines: bool = False) -> Group:
+    """A table of words; a column whose name begins with ``>`` is set to the right, an empty row draws a line."""
+    table = Table(show_header=any(columns), show_lines=lines)
+    for column in columns:
+        table.add_column(Text(column.removeprefix(">")), justify="right" if column.startswith(">") else "left")
+    for row in rows:
+        if row:
+            table.add_row(*map(Text, row))
+        else:
+            table.add_section()
+    return Group(Text(title, style="bold"), table)  # a table's own title would be folded to the width of its columns
 
 
 def results_table(name: str, results: Results) -> RenderableType:
     """The certificate of an evaluation: bounds with errors, and what they were measured on."""
-    density = results["kind"] == "density"
-    table = Table(title=f"{name}: {results['images']:,} {results['data']['split']} images, nats per image", title_justify="left")
-    for column, justify in (("quantity", "left"), ("value", "right"), ("± s.e.", "right"), ("bits/dim", "right"), ("what it is", "left")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    bound, nll = results["neg_elbo"], results["nll"]
-    bits = results["bits_per_dim"] or {}
-    table.add_row("neg_elbo", *_value(bound), _bits(bits.get("neg_elbo")), f"−ELBO, {bound['samples']} draws per image; {bound['direction']}")
-    table.add_row("  distortion", f"{bound['distortion']:.3f}", "", "", Text("−E_q[log p(x|z)]"))
-    table.add_row("  rate", f"{bound['rate']:.3f}", "", "", f"KL(q(z|x) ‖ p(z)), {bound['rate_kind']}")
-    table.add_row("nll", *_value(nll), _bits(bits.get("nll")), f"{nll['name']}; {nll['direction']}")
-    for point in nll["curve"][:-1]:
-        table.add_row(f"  K = {point['samples']}", *_value(point), "", "the same weights")
+    bound, nll, bits = results["neg_elbo"], results["nll"], results["bits_per_dim"] or {}
+    about_bound = f"−ELBO, {bound['samples']} draws per image; {bound['direction']}"
+    about_rate = f"KL(q(z|x) ‖ p(z)), {bound['rate_kind']}"
+    rows = [
+        ("neg_elbo", *_value(bound), _bits(bits.get("neg_elbo")), about_bound),
+        ("  distortion", f"{bound['distortion']:.3f}", "", "", "−E_q[log p(x|z)]"),
+        ("  rate", f"{bound['rate']:.3f}", "", "", about_rate),
+        ("nll", *_value(nll), _bits(bits.get("nll")), f"{nll['name']}; {nll['direction']}"),
+        *((f"  K = {point['samples']}", *_value(point), "", "the same weights") for point in nll["curve"][:-1]),
+    ]
     for yardstick, number in results.get("yardsticks", {}).items():
-        table.add_row(yardstick.replace("_", " "), *_value(number), "", "yardstick: knows each pixel's own distribution, exact")
-    return Group(table, *_notes(results, density))
+        about = "yardstick: knows each pixel's own distribution, exact"
+        rows.append((yardstick.replace("_", " "), *_value(number), "", about))
+    title = f"{name}: {_counted(results['images'], results['data']['split'])}, nats per image"
+    return Group(simple_table(title, ("quantity", ">value", ">± s.e.", ">bits/dim", "what it is"), rows), *_notes(results))
 
 
 def comparison_table(comparison: Comparison) -> RenderableType:
     """Runs beside the first of them, with paired errors."""
-    table = Table(title=f"{comparison.images:,} {comparison.split} images, nats per image, lower is better", title_justify="left")
-    for column, justify in (("quantity", "left"), ("run", "left"), ("value", "right"), ("± s.e.", "right"), ("difference", "right"), ("± paired s.e.", "right"), ("in s.e.", "right")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    for quantity, rows in comparison.rows.items():
-        for i, row in enumerate(rows):
+    rows: list[Sequence[str]] = []
+    for quantity, compared in comparison.rows.items():
+        for i, row in enumerate(compared):
             difference = "reference" if row.difference is None else f"{row.difference:+.3f}"
-            error = "" if row.difference_se is None else f"{row.difference_se:.3f}"
             sigmas = "" if row.sigmas is None else f"{row.sigmas:+.1f}"
-            table.add_row(quantity if i == 0 else "", row.name, f"{row.value:.3f}", f"{row.se:.3f}", difference, error, sigmas)
-        table.add_section()
-    notes = ["A positive difference: the reference (first row) is better. 'independent pixels' has no latents: one value for both."]
-    return Group(table, *(Text(line) for line in [*notes, *(f"NOT COMPARABLE: {w}" for w in comparison.warnings)]))
+            numbers = (f"{row.value:.3f}", _error(row.se), difference, _error(row.difference_se), sigmas)
+            rows.append((quantity if i == 0 else "", row.name, *numbers))
+        rows.append(())
+    columns = ("quantity", "run", ">value", ">± s.e.", ">difference", ">± paired s.e.", ">in s.e.")
+    title = f"{_counted(comparison.images, comparison.split)}, nats per image, lower is better"
+    notes = [
+        "A positive difference: the reference (first row) is better. 'independent pixels' has no latents: one value for both."
+    ]
+    notes += [f"NOT COMPARABLE: {warning}" for warning in comparison.warnings]
+    return Group(simple_table(title, columns, rows), *map(Text, notes))
 
 
 def parts_table(kind: str) -> RenderableType:
     """All parts of a kind with their first line of documentation, options, defaults and ranges."""
-    table = Table(title=f"{kind}  (the builder passes: {', '.join(KINDS[kind].builder_passes) or 'nothing'})", title_justify="left", show_lines=True)
-    table.add_column("name", no_wrap=True)
-    table.add_column("what it is")
-    table.add_column("options: default, allowed")
+    rows = []
     for name, part in KINDS[kind].table.items():
-        options = part_options(kind, part).values()
-        lines = [f"{o.name} = {_plain(o.default)}  ({o.allowed})" for o in options]
-        table.add_row(name, _first_paragraph(part), Text("\n".join(lines)))
-    return table
+        options = (f"{o.name} = {_plain(o.default)}  ({o.allowed})" for o in part_options(kind, part).values())
+        rows.append((name, _first_paragraph(part), "\n".join(options)))
+    title = f"{kind}  (the builder passes: {', '.join(KINDS[kind].builder_passes) or 'nothing'})"
+    return simple_table(title, ("name", "what it is", "options: default, allowed"), rows, lines=True)
 
 
 def run_summary(folder: RunFolder, recipe: Recipe, about: Mapping[str, Any]) -> RenderableType:
     """What a run is, how it went, where things lie. Runs none of its code and loads no weights."""
     history = folder.metrics()
-    best = min(history, key=lambda line: line["neg_elbo"]) if history else None
+    seconds = sum(line["train_seconds"] for line in history)
+    outcome = about.get("outcome") or "not finished: the same train command goes on"
+    schedule = f"{recipe.schedule.name} schedule, batch {recipe.training.batch_size}"
+    code = ", ".join(f"{name} (SHA-256 {digest[:12]}…)" for name, digest in recipe.code.items())
+    parts = f"{recipe.posterior.name} posterior, {recipe.likelihood.name} likelihood, {recipe.prior.name} prior"
+    data = f"{recipe.data.name}, binarization {recipe.data.binarization}, fingerprint {about['data']['fingerprint'][:12]}…"
+    made_by = f"vaelid {about['vaelid']} (commit {about['commit']}), torch {about['torch']}, {about['device']}"
     rows = [
-        ("data", f"{recipe.data.name}, binarization {recipe.data.binarization}, fingerprint {about['data']['fingerprint'][:12]}…"),
-        ("model", f"{recipe.posterior.name} posterior, {recipe.likelihood.name} likelihood, {recipe.prior.name} prior, {recipe.model.latent} latents"),
+        ("data", data),
+        ("model", f"{parts}, {recipe.model.latent} latents"),
         ("objective", f"{recipe.objective.name} {_settings(recipe.objective.options)}"),
-        ("optimizer", f"{recipe.optimizer.name} {_settings(recipe.optimizer.options)}, {recipe.schedule.name} schedule, batch {recipe.training.batch_size}"),
-        ("trained", f"{len(history)} epochs in {sum(line['train_seconds'] for line in history):.0f} s; {about.get('outcome') or 'not finished: the same train command goes on'}"),
-        ("best epoch", "none yet" if best is None else f"{best['epoch']}: validation −ELBO {best['neg_elbo']:.3f} = distortion {best['distortion']:.3f} + rate {best['rate']:.3f} nats"),
-        ("made by", f"vaelid {about['vaelid']} (commit {about['commit']}), torch {about['torch']}, {about['device']}, {about['processor']}"),
-        ("user code", ", ".join(f"{name} (SHA-256 {digest[:12]}…)" for name, digest in recipe.code.items()) or "none"),
+        ("optimizer", f"{recipe.optimizer.name} {_settings(recipe.optimizer.options)}, {schedule}"),
+        ("trained", f"{len(history)} epochs in {seconds:.0f} s; {outcome}"),
+        ("best epoch", _best_epoch(history)),
+        ("made by", f"{made_by}, {about['processor']}"),
+        ("user code", code or "none"),
         ("files", _files(folder)),
     ]
-    table = Table(title=str(folder.path), title_justify="left", show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column()
-    for row in rows:
-        table.add_row(row[0], Text(row[1]))
+    table = simple_table(str(folder.path), ("", ""), rows)
     results = folder.read_json(folder.results_file)
     return Group(table, *(results_table(str(folder.path), found) for found in results.values()))
 
 
-def ranking(pairs: Iterable[tuple[str, float]], most: int) -> RenderableType:
-    """New images, the unlikeliest first."""
-    table = Table(title="−log p(x) bound in nats, unlikeliest first", title_justify="left")
-    table.add_column("image")
-    table.add_column("nats", justify="right")
-    pairs = list(pairs)
-    for name, value in pairs[:most]:
-        table.add_row(Text(name), f"{value:.3f}")
-    return Group(table, Text(f"{len(pairs)} images in all; every value stands in results/input.npz."))
+def ranking(pairs: Sequence[tuple[str, float]], kind: str, most: int) -> RenderableType:
+    """New images with their values, in the given order; ``kind`` is ``probability`` or ``density``."""
+    quantity = "−log p(x)" if kind == "probability" else "−log density"
+    title = f"{quantity} bound in nats, unlikeliest first"
+    table = simple_table(title, ("image", ">nats"), [(name, f"{value:.3f}") for name, value in pairs[:most]])
+    left_out = f" ({most} shown)" if len(pairs) > most else ""
+    return Group(table, Text(f"{_counted(len(pairs))} in all{left_out}; every value stands in results/input.npz."))
 
 
-def simple_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
-    """A plain table of words."""
-    table = Table(*columns, title=title, title_justify="left")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table
-
-
-def _notes(results: Results, density: bool) -> list[Text]:
+def _notes(results: Results) -> list[Text]:
     units, data = results["active_units"], results["data"]
     lines = []
-    if density:
-        lines.append("These are densities, not probabilities: they may be negative, have no bits/dim, and compare only with densities on the same scale.")
+    if results["kind"] == "density":
+        lines.append(
+            "These are densities, not probabilities: they may be negative, have no bits/dim, "
+            "and compare only with densities on the same scale."
+        )
     if results["kl_per_dimension"] is not None:
         total = sum(results["kl_per_dimension"])
         lines.append(
-            f"active units: {units['variance']} of {len(results['kl_per_dimension'])} (Var_x E_q[z_d|x] > 0.01), {units['kl']} (KL_d > 0.01); "
-            f"Σ KL_d = {total:.3f}, which is the rate only if the prior factorizes over dimensions."
+            f"active units: {units['variance']} of {len(results['kl_per_dimension'])} (Var_x E_q[z_d|x] > 0.01), "
+            f"{units['kl']} (KL_d > 0.01); Σ KL_d = {total:.3f}, which is the rate only if the prior factorizes over dimensions."
         )
-    lines.append(f"pixels: {data['support']}, {data['protocol']}; images {data['fingerprint'][:12]}…; noise seed {results['seed']}; weights {results['environment']['weights'][:12]}…")
+    elif units["variance"] is not None:
+        lines.append(f"active units: {units['variance']} (Var_x E_q[z_d|x] > 0.01)")
+    weights = results["environment"]["weights"][:12]
+    pixels = f"pixels: {data['support']}, {data['protocol']}; images {data['fingerprint'][:12]}…"
+    lines.append(f"{pixels}; noise seed {results['seed']}; weights {weights}…")
     if data["redrawn"]:
-        lines.append("The pixels are redrawn at every access: these numbers vary between accesses and compare with nothing but themselves.")
+        lines.append(
+            "The pixels are redrawn at every access: these numbers vary between accesses and compare with nothing but themselves."
+        )
     return [Text(line) for line in lines]
 
 
+def _counted(images: int, split: str = "") -> str:
+    return f"{images:,} {split}{' ' if split else ''}image{'' if images == 1 else 's'}"
+
+
+def _best_epoch(history: Sequence[Mapping[str, Any]]) -> str:
+    finite = [line for line in history if math.isfinite(line["neg_elbo"])]
+    if not finite:
+        return "none yet"
+    best = min(finite, key=lambda line: line["neg_elbo"])
+    terms = f"distortion {best['distortion']:.3f} + rate {best['rate']:.3f} nats"
+    return f"{best['epoch']}: validation −ELBO {best['neg_elbo']:.3f} = {terms}"
+
+
 def _value(number: Results) -> tuple[str, str]:
-    return f"{number['value']:.3f}", "" if number["se"] is None else f"{number['se']:.3f}"
+    return f"{number['value']:.3f}", _error(number["se"])
+
+
+def _error(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _bits(value: float | None) -> str:
@@ -147,11 +187,11 @@ def _settings(options: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in options.items())
 
 
-def _first_paragraph(part: Callable[..., Any]) -> Text:
-    return Text(" ".join((inspect.getdoc(part) or "").split("\n\n")[0].split()))
+def _first_paragraph(part: Callable[..., Any]) -> str:
+    return " ".join((inspect.getdoc(part) or "").split("\n\n")[0].split())
 
 
 def _files(folder: RunFolder) -> str:
-    figures = sorted(p.name for p in folder.figures.glob("*.png")) if folder.figures.is_dir() else []
+    figures = list(folder.figures.rglob("*.png"))
     names = [p.name for p in sorted(folder.path.iterdir()) if p.name != "lock"]
     return f"{', '.join(names)}; {len(figures)} figures"

@@ -1,0 +1,389 @@
+"""Evaluation of a split: the same numbers however it is cut up, interrupted, or short of memory."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from exact_models import as_split, linear_gaussian
+from test_evaluation import with_laplace
+from tiny_runs import SAMPLES, evaluated, no_figures, trained
+from vaelid.data import Split
+from vaelid.errors import MachineError
+from vaelid.evaluation import evaluate
+from vaelid.evaluation.evaluate import Arrays, Plan, evaluate_images, provenance, rate_kind, summarize, with_smaller_chunks
+from vaelid.evaluation.yardsticks import IndependentPixels
+from vaelid.posteriors import Posterior
+from vaelid.progress import Reporter, Silent
+from vaelid.vae import VAE
+
+pytestmark = pytest.mark.usefixtures(no_figures.__name__)
+
+COUNT = 23
+PLAN = Plan(samples=30, elbo_samples=4, seed=1, images=10)
+
+
+class Stop(Silent):
+    """Stops the work when so many images are done; remembers titles and steps."""
+
+    def __init__(self, after: int = 10**9, error: type[BaseException] = KeyboardInterrupt) -> None:
+        self.after, self.error, self.done, self.log = after, error, 0, list[str]()
+
+    def start(self, title: str, total: int, done: int = 0) -> None:
+        self.done = done
+        self.log.append(f"{title} {done}/{total}")
+
+    def advance(self, units: int, text: str = "") -> None:
+        self.done += units
+        self.log.append(text)
+        if self.done >= self.after:
+            raise self.error("stopped")
+
+
+def subject(name: str = "gaussian") -> tuple[VAE, Split]:
+    exact = linear_gaussian(latent=3, shift=0.3)
+    split = as_split(exact.images(COUNT))
+    return (with_laplace(exact.model) if name == "laplace" else exact.model), split
+
+
+def look(
+    model: VAE,
+    split: Split,
+    plan: Plan = PLAN,
+    start: Arrays | None = None,
+    reporter: Reporter | None = None,
+    save: Callable[[Arrays], None] | None = None,
+) -> Arrays:
+    return evaluate_images(model, split, IndependentPixels(split), plan, reporter or Silent(), start, save)
+
+
+def assert_same(one: Arrays, other: Arrays) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_allclose(one[name], other[name], rtol=0, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "laplace"])
+@pytest.mark.parametrize("images", [1, 7, 1000])
+def test_image_batches_do_not_matter(name: str, images: int) -> None:
+    model, split = subject(name)
+    assert_same(look(model, split, Plan(30, 4, 1, images)), look(model, split))
+
+
+@pytest.mark.parametrize("name", ["gaussian", "laplace"])
+@pytest.mark.parametrize("rows", [1, 3, 64])
+def test_chunks_do_not_matter(name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, split = subject(name)
+    expected = look(model, split)
+    monkeypatch.setattr(evaluate, "decoder_rows", lambda split: rows)
+    assert_same(look(model, split), expected)
+
+
+def test_values_in_float32_hold_to_its_tolerance(tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    found = [look(run.model, run.split("test"), Plan(30, 4, 0, images)) for images in (1, 7, 1000)]
+    for other in found[1:]:
+        for name in other:
+            np.testing.assert_allclose(other[name], found[0][name], rtol=1e-5, atol=1e-3, err_msg=name)
+
+
+def test_arrays_have_a_row_for_each_image() -> None:
+    model, split = subject()
+    values = look(model, split)
+    assert {name: array.shape for name, array in values.items()} == {
+        "distortion": (COUNT,),
+        "rate": (COUNT,),
+        "neg_elbo": (COUNT,),
+        "nll": (COUNT,),
+        "curve": (COUNT, 3),  # K = 1, 10, 30
+        "mean": (COUNT, 3),
+        "kl": (COUNT, 3),
+        "independent_pixels": (COUNT,),
+    }
+    assert all(array.dtype == np.float64 for array in values.values())
+    np.testing.assert_array_equal(values["nll"], values["curve"][:, -1])
+    np.testing.assert_allclose(values["neg_elbo"], values["distortion"] + values["rate"])
+    assert values["curve"].mean(0).tolist() == sorted(values["curve"].mean(0), reverse=True), "more samples, a lower bound"
+
+
+def test_a_posterior_that_is_no_gaussian_has_no_kl_per_dimension() -> None:
+    values = look(*subject("laplace"))
+    assert "kl" not in values
+    results = summarize(values, PLAN, "sampled", discrete=False, dimensions=4)
+    assert results["kl_per_dimension"] is None
+    assert results["active_units"] == {"variance": 3, "kl": None}
+
+
+def test_a_posterior_that_does_not_know_its_mean_is_judged_all_the_same() -> None:
+    model, split = subject()
+
+    class Secretive(torch.distributions.Independent):
+        @property
+        def mean(self) -> Any:
+            raise NotImplementedError
+
+    class Wrapped(Posterior):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        @classmethod
+        def network_outputs(cls, latent: int) -> int:
+            return latent
+
+        def forward(self, x: torch.Tensor) -> Secretive:
+            return Secretive(self.inner(x).base_dist, 1)
+
+    values = look(VAE(Wrapped(model.posterior), model.likelihood, model.prior), split)
+    assert "mean" not in values
+    assert "kl" in values
+    assert summarize(values, PLAN, "sampled", discrete=False, dimensions=4)["active_units"]["variance"] is None
+
+
+def test_results_have_the_promised_shape(tmp_path: Path) -> None:
+    results = json.loads(evaluated(tmp_path).folder.results_file.read_text())
+    assert list(results) == ["test"]
+    found = results["test"]
+    assert {"value", "se", "distortion", "rate", "samples"} <= set(found["neg_elbo"])
+    assert {"value", "se", "samples", "curve"} <= set(found["nll"])
+    assert [point["samples"] for point in found["nll"]["curve"]] == [1, 10, SAMPLES]
+    assert set(found["nll"]["curve"][0]) == {"samples", "value", "se"}
+    assert found["neg_elbo"]["samples"] == 3
+    assert found["nll"]["samples"] == SAMPLES
+    assert set(found["bits_per_dim"]) == {"neg_elbo", "nll"}
+    assert set(found["active_units"]) == {"variance", "kl"}
+    assert len(found["kl_per_dimension"]) == 3
+    assert found["images"] == 30
+    assert found["kind"] == "probability"
+    assert found["data"]["name"] == "digits"
+    assert found["data"]["split"] == "test"
+    assert found["data"]["protocol"] == "pixels as stored"
+    assert len(found["data"]["fingerprint"]) == len(found["environment"]["weights"]) == 64
+    assert found["environment"]["dtype"] == "float32"
+    assert found["environment"]["device"] == "cpu"
+    assert found["environment"]["torch"] == torch.__version__
+
+
+def test_results_are_the_means_of_the_arrays(tmp_path: Path) -> None:
+    folder = evaluated(tmp_path).folder
+    found = folder.read_json(folder.results_file)["test"]
+    values = folder.read_arrays(folder.results / "test.npz")
+    for name in ("neg_elbo", "nll"):
+        assert found[name]["value"] == pytest.approx(values[name].mean())
+        assert found[name]["se"] == pytest.approx(values[name].std(ddof=1) / math.sqrt(30))
+        assert found["bits_per_dim"][name] == pytest.approx(values[name].mean() / (64 * math.log(2)))
+    assert found["neg_elbo"]["value"] == pytest.approx(found["neg_elbo"]["distortion"] + found["neg_elbo"]["rate"])
+    assert found["nll"]["curve"][-1]["value"] == found["nll"]["value"]
+    assert found["nll"]["curve"][0]["value"] == pytest.approx(values["curve"][:, 0].mean())
+    assert found["kl_per_dimension"] == pytest.approx(values["kl"].mean(0).tolist())
+    assert found["active_units"]["kl"] == (values["kl"].mean(0) > 0.01).sum()
+    assert found["active_units"]["variance"] == (values["mean"].var(0) > 0.01).sum()
+    assert found["yardsticks"]["independent_pixels"]["value"] == pytest.approx(values["independent_pixels"].mean())
+    assert values["labels"].shape == (30,)
+
+
+def test_a_density_says_so_and_has_no_bits() -> None:
+    values = look(*subject())
+    found = summarize(values, PLAN, "closed-form", discrete=False, dimensions=4)
+    assert (found["kind"], found["bits_per_dim"]) == ("density", None)
+
+
+def test_one_image_has_no_standard_error() -> None:
+    model, split = subject()
+    values = {name: array[:1] for name, array in look(model, split).items()}
+    found = summarize(values, PLAN, "closed-form", discrete=True, dimensions=4)
+    assert found["nll"]["se"] is None
+    assert found["neg_elbo"]["se"] is None
+    assert found["active_units"]["variance"] == 0
+
+
+def test_rate_kind_is_that_of_the_model(tmp_path: Path) -> None:
+    assert rate_kind(*subject()) == "closed-form"
+    run = trained(tmp_path)
+    assert rate_kind(run.model, run.split("test")) == "sampled"  # a mixture
+
+
+def test_provenance_says_what_is_redrawn(tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    found = provenance(run.model, run.split("validation"), "digits", "abc")
+    assert found["data"]["redrawn"] is False
+    assert found["data"]["support"] == "levels(17)"
+    assert found["environment"]["weights"] == "abc"
+
+
+# Interrupted evaluations --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MachineError, RuntimeError])
+def test_what_is_done_is_saved_however_the_work_breaks_off(error: type[BaseException]) -> None:
+    model, split = subject()
+    saved: list[Arrays] = []
+    with pytest.raises(error):
+        look(model, split, reporter=Stop(20, error), save=saved.append)
+    (partial,) = saved
+    assert len(partial["nll"]) == 20
+    assert_same({name: array[:20] for name, array in look(model, split).items()}, partial)
+    reporter = Stop()
+    assert_same(look(model, split, start=partial, reporter=reporter), look(model, split))
+    assert reporter.log == ["evaluating input 20/23", "image 23 of 23"]
+
+
+def test_a_complete_start_needs_no_work() -> None:
+    model, split = subject()
+    whole = look(model, split)
+    reporter = Stop(1)
+    assert_same(look(model, split, start=whole, reporter=reporter), whole)
+
+
+def test_nothing_done_is_not_saved() -> None:
+    model, split = subject()
+    saved: list[Arrays] = []
+    broken = VAE(model.posterior, nn.Identity(), model.prior)  # type: ignore[arg-type]
+    with pytest.raises(AttributeError):
+        look(broken, split, save=saved.append)
+    assert not saved
+
+
+def test_long_work_is_saved_as_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "_SAVE_EVERY", -1.0)
+    saved: list[Arrays] = []
+    whole = look(*subject(), save=saved.append)
+    assert [len(each["nll"]) for each in saved] == [10, 20, 23]
+    assert_same(saved[-1], whole)
+
+
+def test_a_run_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    partial = run.folder.results / "test.partial.npz"
+    with pytest.raises(KeyboardInterrupt):
+        run.evaluate(samples=20, elbo_samples=3, images=10, reporter=Stop(10))
+    assert len(run.folder.read_arrays(partial)["nll"]) == 10
+    assert "test" not in run.results
+    reporter = Stop()
+    run.evaluate(samples=20, elbo_samples=3, images=10, reporter=reporter)
+    assert reporter.log[0] == "evaluating test 10/30"
+    assert not partial.exists()
+    at_once = evaluated(tmp_path, "at_once")
+    for name, array in at_once.folder.read_arrays(at_once.folder.results / "test.npz").items():
+        np.testing.assert_allclose(run.folder.read_arrays(run.folder.results / "test.npz")[name], array, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("other", [{"samples": 21}, {"elbo_samples": 4}, {"seed": 1}, {"limit": 25}])
+def test_what_was_saved_under_other_settings_is_left_out(other: dict[str, int], tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    settings = {"samples": 20, "elbo_samples": 3, "images": 10}
+    with pytest.raises(KeyboardInterrupt):
+        run.evaluate(**settings, reporter=Stop(10))  # type: ignore[arg-type]
+    reporter = Stop()
+    results = run.evaluate(**{**settings, **other}, reporter=reporter)  # type: ignore[arg-type]
+    assert reporter.log[0].startswith("evaluating test 0/")
+    assert results["images"] == other.get("limit", 30)
+
+
+def test_what_was_saved_of_other_weights_is_left_out(tmp_path: Path) -> None:
+    run, other = trained(tmp_path), trained(tmp_path, "other")
+    with pytest.raises(KeyboardInterrupt):
+        run.evaluate(samples=5, images=10, reporter=Stop(10))
+    weights = {name: tensor + 0.01 for name, tensor in run.folder.weights().items()}
+    run.folder.write_weights(weights, {})
+    other.folder.write_weights(weights, {})
+    reporter = Stop()
+    again = type(run)(run.folder.path, "cpu")
+    assert again.evaluate(samples=5, reporter=reporter)["nll"] == other.evaluate(samples=5)["nll"]
+    assert reporter.log[0] == "evaluating test 0/30"
+
+
+# Memory -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_chunks_halve_until_they_fit(error: RuntimeError) -> None:
+    tried = []
+
+    def work(rows: int) -> Arrays:
+        tried.append(rows)
+        if rows > 20:
+            raise error
+        return {"rows": np.array([rows])}
+
+    found, fitted = with_smaller_chunks(work, 130)
+    assert tried == [130, 65, 32, 16]
+    assert (fitted, found["rows"].tolist()) == (16, [16])
+
+
+def test_memory_that_is_never_enough_is_the_machines_fault() -> None:
+    def work(rows: int) -> Arrays:
+        raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(MachineError, match=r"one image and one sample at a time.*\n.*--device cpu"):
+        with_smaller_chunks(work, 8)
+
+
+def test_other_errors_pass() -> None:
+    def work(rows: int) -> Arrays:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        with_smaller_chunks(work, 8)
+
+
+def test_the_tensors_of_a_failed_attempt_are_let_go() -> None:
+    """Else the memory that ran out would still be in use at the next attempt."""
+    alive = []
+
+    class Noticed:
+        def __init__(self) -> None:
+            alive.append(self)
+
+        def __del__(self) -> None:
+            gone.append(True)
+
+    gone: list[bool] = []
+
+    def work(rows: int) -> Arrays:
+        if rows == 2:
+            held = Noticed()
+            alive.clear()
+            raise torch.OutOfMemoryError(f"out of memory beside {held}")
+        assert gone, "the frame of the failed attempt is still there"
+        return {}
+
+    assert with_smaller_chunks(work, 2) == ({}, 1)
+
+
+def test_a_chunk_that_fitted_is_kept_for_the_next_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, split = subject()
+    expected = look(model, split)
+    rows_seen = []
+    forward = type(model.likelihood).forward
+
+    def small_machine(self: Any, z: torch.Tensor) -> Any:
+        rows = z.shape[0] * z.shape[1]
+        rows_seen.append(rows)
+        if rows > 16:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(self, z)
+
+    monkeypatch.setattr(type(model.likelihood), "forward", small_machine)
+    monkeypatch.setattr(evaluate, "decoder_rows", lambda split: 64)
+    assert_same(look(model, split), expected)
+    assert sum(rows > 16 for rows in rows_seen) == 2, "64 and 32 rows fail once each, not in every batch"
+
+
+@pytest.mark.parametrize(("pixels", "rows"), [(1, 4096), (784, 668), (10**6, 64)])
+def test_decoder_rows_fit_a_cache(pixels: int, rows: int) -> None:
+    assert evaluate.decoder_rows(as_split(torch.zeros(2, pixels))) == rows

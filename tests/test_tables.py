@@ -1,0 +1,198 @@
+"""Tables for the terminal: the right numbers, their kind in words, and no markup from users' names."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+
+from tiny_runs import evaluated, trained
+from vaelid.evaluation.compare import Comparison, Row
+from vaelid.parts import KINDS
+from vaelid.reporting.tables import comparison_table, parts_table, ranking, results_table, run_summary, show, simple_table
+
+
+def text(renderable: RenderableType, width: int = 200) -> str:
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(renderable, highlight=False)
+    return capture.get()
+
+
+def row(renderable: RenderableType, name: str) -> list[str]:
+    """The cells of the row that begins with this name."""
+    (found,) = [line for line in text(renderable).splitlines() if line.replace("│", " ").strip().startswith(name)]
+    return [cell.strip() for cell in found.strip()[1:-1].split("│")]
+
+
+RESULTS: dict[str, Any] = {
+    "neg_elbo": {
+        "value": 98.7654, "se": 0.6, "distortion": 91.5, "rate": 7.2654, "rate_kind": "sampled", "samples": 10,
+        "direction": "upper bound",
+    },
+    "nll": {
+        "value": 96.5, "se": 0.5, "samples": 50, "name": "importance-weighted bound, K = 50", "direction": "upper bound",
+        "curve": [{"samples": k, "value": v, "se": 0.5} for k, v in ((1, 98.8), (10, 97.1), (50, 96.5))],
+    },
+    "kind": "probability",
+    "bits_per_dim": {"neg_elbo": 2.2256, "nll": 2.1752},
+    "active_units": {"variance": 2, "kl": 3},
+    "kl_per_dimension": [1.0, 0.5, 0.25],
+    "images": 1234,
+    "seed": 7,
+    "yardsticks": {"independent_pixels": {"value": 107.7, "se": 0.5}},
+    "data": {
+        "name": "digits", "split": "test", "protocol": "pixels as stored", "redrawn": False, "support": "levels(17)",
+        "fingerprint": "f" * 64,
+    },
+    "environment": {"weights": "w" * 64},
+}
+
+
+def changed(**entries: Any) -> dict[str, Any]:
+    results = copy.deepcopy(RESULTS)
+    for name, value in entries.items():
+        results[name] = {**results[name], **value} if isinstance(value, dict) else value
+    return results
+
+
+def test_results_stand_with_error_unit_and_meaning() -> None:
+    table = results_table("run", RESULTS)
+    assert text(table).startswith("run: 1,234 test images, nats per image\n")
+    assert row(table, "neg_elbo") == ["neg_elbo", "98.765", "0.600", "2.2256", "−ELBO, 10 draws per image; upper bound"]
+    assert row(table, "distortion")[1] == "91.500"
+    assert row(table, "rate")[1::3] == ["7.265", "KL(q(z|x) ‖ p(z)), sampled"]
+    assert row(table, "nll") == ["nll", "96.500", "0.500", "2.1752", "importance-weighted bound, K = 50; upper bound"]
+    assert row(table, "K = 1 ")[1] == "98.800"
+    assert row(table, "K = 10")[1] == "97.100"
+    assert row(table, "independent pixels")[1] == "107.700"
+    assert "K = 50  " not in text(table), "the last point of the curve is the nll itself"
+
+
+def test_notes_say_what_was_measured_on_what() -> None:
+    said = text(results_table("run", RESULTS))
+    assert "active units: 2 of 3 (Var_x E_q[z_d|x] > 0.01), 3 (KL_d > 0.01); Σ KL_d = 1.750" in said
+    assert "pixels: levels(17), pixels as stored; images ffffffffffff…; noise seed 7; weights wwwwwwwwwwww…" in said
+    assert "density" not in said
+    assert "densities" not in said
+    assert "redrawn" not in said
+
+
+def test_a_density_is_called_one_and_has_no_bits() -> None:
+    table = results_table("run", changed(kind="density", bits_per_dim=None))
+    assert "These are densities, not probabilities" in text(table)
+    assert row(table, "nll")[3] == ""
+
+
+def test_redrawn_pixels_are_warned_of() -> None:
+    assert "compare with nothing but themselves" in text(results_table("run", changed(data={"redrawn": True})))
+
+
+@pytest.mark.parametrize(("variance", "said"), [(2, "active units: 2 (Var_x E_q[z_d|x] > 0.01)\n"), (None, None)])
+def test_a_posterior_without_kl_per_dimension(variance: int | None, said: str | None) -> None:
+    shown = text(results_table("run", changed(kl_per_dimension=None, active_units={"variance": variance, "kl": None})))
+    assert "Σ KL_d" not in shown
+    assert (said in shown) if said else ("active units" not in shown)
+
+
+def test_one_image_has_no_error() -> None:
+    table = results_table("run", changed(images=1, nll={"se": None}))
+    assert text(table).startswith("run: 1 test image, nats per image\n")
+    assert row(table, "nll")[2] == ""
+
+
+def test_names_are_no_markup() -> None:
+    assert text(results_table("runs/[/x] [red]a", RESULTS)).startswith("runs/[/x] [red]a: 1,234")
+    assert "photo[1].png" in text(ranking([("photo[1].png", 3.0)], "probability", most=5))
+    assert "[bold]" in text(simple_table("[bold]", ("a",), []))
+
+
+def comparison(**given: Any) -> Comparison:
+    rows = (Row("a", 10.0, 0.5), Row("b", 11.0, 0.6, 1.0, 0.25), Row("c", 9.0, None, -1.0, None))
+    return Comparison("test", 359, {"neg_elbo": rows, "nll": rows}, **given)
+
+
+def test_comparisons() -> None:
+    table = comparison_table(comparison())
+    assert text(table).startswith("359 test images, nats per image, lower is better\n")
+    assert row(table, "neg_elbo") == ["neg_elbo", "a", "10.000", "0.500", "reference", "", ""]
+    lines = [[cell.strip() for cell in line[1:-1].split("│")] for line in text(table).splitlines() if "│ b " in line]
+    assert lines == [["", "b", "11.000", "0.600", "+1.000", "0.250", "+4.0"]] * 2
+    assert "-1.000" in text(table)
+    assert "NOT COMPARABLE" not in text(table)
+
+
+def test_what_was_waved_through_is_labeled() -> None:
+    assert "NOT COMPARABLE: other pixels [x]" in text(comparison_table(comparison(warnings=("other pixels [x]",))))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_part_of_a_kind_is_listed_with_its_options(kind: str) -> None:
+    shown = text(parts_table(kind))
+    assert all(name in shown for name in KINDS[kind].table)
+    assert "()" not in shown
+
+
+def test_options_show_default_and_range() -> None:
+    shown = text(parts_table("prior"))
+    assert "components = 16  (int ≥ 1)" in shown
+    assert "init = normal  (normal | k-means)" in shown
+    assert "hidden = [512, 512]  (list of int, each ≥ 1)" in text(parts_table("encoder"))
+
+
+def test_ranking_shows_the_first_and_counts_all() -> None:
+    pairs = [(f"image {i}", 100.0 - i) for i in range(5)]
+    shown = text(ranking(pairs, "probability", most=2))
+    assert shown.startswith("−log p(x) bound in nats, unlikeliest first\n")
+    assert "image 1" in shown
+    assert "image 2" not in shown
+    assert "5 images in all (2 shown)" in shown
+    assert text(ranking(pairs[:1], "density", most=2)).startswith("−log density bound")
+    assert "1 image in all;" in text(ranking(pairs[:1], "density", most=2))
+
+
+def test_a_summary_tells_how_a_run_went(tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    table = run_summary(run.folder, run.recipe, run.about)
+    assert row(table, "data")[1].startswith("digits, binarization none, fingerprint ")
+    assert row(table, "model")[1] == "gaussian posterior, categorical likelihood, mixture prior, 3 latents"
+    assert row(table, "trained")[1].startswith("2 epochs in ")
+    assert row(table, "trained")[1].endswith("all 2 epochs done")
+    best = min(run.metrics, key=lambda line: line["neg_elbo"])
+    assert row(table, "best epoch")[1].startswith(f"{best['epoch']}: validation −ELBO {best['neg_elbo']:.3f} = distortion")
+    assert "torch" in row(table, "made by")[1]
+    assert row(table, "user code")[1] == "none"
+    assert "4 figures" in text(table)
+    assert "nats per image" not in text(table)
+
+
+def test_a_summary_shows_the_results_there_are(tmp_path: Path) -> None:
+    run = evaluated(tmp_path)
+    assert "30 test images, nats per image" in text(run_summary(run.folder, run.recipe, run.about))
+
+
+@pytest.mark.parametrize(("values", "best"), [([], "none yet"), ([float("nan")], "none yet"), ([float("nan"), 5.0], "2: ")])
+def test_the_best_epoch_is_a_finite_one(values: list[float], best: str, tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    line = run.metrics[0]
+    run.folder.metrics_file.unlink()
+    for epoch, value in enumerate(values, 1):
+        run.folder.append_metrics({**line, "epoch": epoch, "neg_elbo": value})
+    assert row(run_summary(run.folder, run.recipe, {**run.about, "outcome": ""}), "best epoch")[1].startswith(best)
+
+
+def test_an_unfinished_run_says_how_to_go_on(tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    assert "the same train command goes on" in text(run_summary(run.folder, run.recipe, {**run.about, "outcome": ""}))
+
+
+def test_pipes_get_wide_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    show("word " * 40)
+    assert max(map(len, capsys.readouterr().out.splitlines())) > 100
+    monkeypatch.setenv("COLUMNS", "50")
+    show("word " * 40)
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 50
