@@ -25,7 +25,7 @@ _LOG_2PI = math.log(2 * math.pi)
 
 
 class BinarizedPictures(Dataset[tuple[Tensor, int]]):
-    """Images as torchvision's ``MNIST`` hands them out: each access makes a PIL picture, scales it to [0, 1] and draws its pixels."""
+    """Images as torchvision's ``MNIST`` hands them out: each access makes a PIL picture, scales it and draws its pixels."""
 
     def __init__(self, pixels: Tensor, labels: Tensor) -> None:
         self.pixels, self.labels = pixels, labels

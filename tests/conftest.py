@@ -33,6 +33,7 @@ class Everywhere:
         state = tmp_path_factory.mktemp("state")
         for variable in ("VAELID_CACHE", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
             monkeypatch.setenv(variable, str(state / variable.lower()))
+        monkeypatch.setenv("COLUMNS", "160")  # tables wrap by the width of the terminal that the tests happen to run in
 
 
 def pytest_configure(config: pytest.Config) -> None:

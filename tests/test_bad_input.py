@@ -38,7 +38,7 @@ def cases(*rows: tuple[str, str]) -> pytest.MarkDecorator:
     ("--recipe nothere.toml", "There is no recipe file nothere.toml. Built-in recipes:"),
     ("digits --prior mixtur", "There is no prior named 'mixtur'. Did you mean 'mixture'"),
     ("digits --likelihood bernouli", "Did you mean 'bernoulli'?"),
-    ("digits --posterior gausian", "Did you mean 'gaussian'?"),
+    ("digits --posterior gauss", "Did you mean 'gaussian'?"),
     ("digits --optimizer adamx", "Did you mean 'adamax'"),
     ("digits --schedule cosin", "Did you mean 'cosine'?"),
     ("digits --set optimizr.lr=1", "There is no setting named 'optimizr.lr'. Did you mean 'optimizer.lr'"),
@@ -119,7 +119,7 @@ def pickled() -> None:
 
 
 DATA: list[tuple[str, Callable[[], object], str, str]] = [
-    ("NaN", lambda: save("x.npy", np.where(pixels() > 200, np.nan, 0.5)), "x.npy", "must hold finite numbers; the value at index"),
+    ("NaN", lambda: save("x.npy", np.where(pixels() > 200, np.nan, 0.5)), "x.npy", "finite numbers; the value at index"),
     ("empty", lambda: save("x.npy", np.zeros((0, 1, 4, 4))), "x.npy", "is empty: its shape is (0, 1, 4, 4)"),
     ("one dimension", lambda: save("x.npy", np.zeros(9)), "x.npy", "must be (N, D), (N, H, W), (N, C, H, W) or (N, H, W, C)"),
     ("two channels", lambda: save("x.npy", np.zeros((9, 2, 4, 4))), "x.npy", "with C = 1 or 3; its shape is (9, 2, 4, 4)"),
@@ -127,13 +127,13 @@ DATA: list[tuple[str, Callable[[], object], str, str]] = [
     ("words", lambda: save("x.npy", np.array([["a"]])), "x.npy", "must hold real numbers"),
     ("objects", pickled, "x.npy", "could run code when loaded"),
     ("cut off", lambda: Path("x.npy").write_bytes(b"\x93NUMPY\x01"), "x.npy", "x.npy cannot be read"),
-    ("too large", lambda: save("x.npy", np.full((9, 4), 300)), "x.npy", "must hold whole numbers 0 to 255; the value at index (0, 0)"),
-    ("two arrays", two_arrays, "x.npz", "Which array of x.npz holds the images is unclear. Set data.array to one of: first, second."),
+    ("too large", lambda: save("x.npy", np.full((9, 4), 300)), "x.npy", "whole numbers 0 to 255; the value at index (0, 0)"),
+    ("two arrays", two_arrays, "x.npz", "is unclear. Set data.array to one of: first, second."),
     ("other ending", lambda: Path("x.doc").write_text("x"), "./x.doc", "is neither a folder of images nor an array file"),
     ("no images", lambda: Path("photos").mkdir(), "photos", "There are no images in"),
-    ("mixed sizes", lambda: images_of_sizes(6, 6, 7, 6), "photos", "differ in size: 0.png is 6 x 6 pixels, 2.png is 7 x 7 pixels. Set data.size"),
+    ("mixed sizes", lambda: images_of_sizes(6, 6, 7, 6), "photos", "0.png is 6 x 6 pixels, 2.png is 7 x 7 pixels. Set data.size"),
     ("bad picture", damaged_picture, "photos", "1 of 5 image files in"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("make", "source", "reason"), [case[1:] for case in DATA], ids=[case[0] for case in DATA])
@@ -189,12 +189,22 @@ DAMAGES: list[tuple[str, Callable[[Path], object], tuple[str, ...], str]] = [
         ("evaluate run", "sample run"),
         "model.safetensors is damaged",
     ),
-    ("results", lambda run: (run / "results.json").write_text("{"), ("show run", "compare run run", "evaluate run"), "results.json is damaged"),
+    (
+        "results",
+        lambda run: (run / "results.json").write_text("{"),
+        ("show run", "compare run run", "evaluate run"),
+        "results.json is damaged",
+    ),
     ("recipe", lambda run: (run / "recipe.toml").write_text("[["), ("show run", "sample run"), "recipe.toml is not valid TOML"),
-    ("environment", lambda run: (run / "environment.json").write_text("{"), ("show run", "sample run"), "environment.json is damaged"),
+    (
+        "environment",
+        lambda run: (run / "environment.json").write_text("{"),
+        ("show run", "sample run"),
+        "environment.json is damaged",
+    ),
     ("arrays", lambda run: (run / "results" / "test.npz").write_bytes(b"PK"), ("compare run run",), "test.npz is damaged"),
     ("metrics", lambda run: (run / "metrics.jsonl").write_text("{\n{\n"), ("show run",), "metrics.jsonl is damaged"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("damage", "commands", "reason"), [case[1:] for case in DAMAGES], ids=[case[0] for case in DAMAGES])

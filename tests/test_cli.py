@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +17,7 @@ from PIL import Image
 import vaelid
 import vaelid.run
 from tiny_runs import TINY_OPTIONS, Program, evaluated, no_figures, pixels, trained
-from vaelid import cli
 from vaelid.data import DATASETS
-from vaelid.errors import CheckFailed, Diverged, Interrupted, MachineError, UserError
-from vaelid.progress import PlainLines
 from vaelid.recipe import from_toml
 
 pytestmark = pytest.mark.usefixtures(no_figures.__name__)
@@ -31,12 +26,6 @@ pytestmark = pytest.mark.usefixtures(no_figures.__name__)
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Program:
     return Program(capsys)
-
-
-def subprocess_of(*arguments: object, **given: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "vaelid", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(vaelid.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, **given)
 
 
 # Help and version ---------------------------------------------------------------------------------------------------------
@@ -97,15 +86,18 @@ def test_train_says_what_it_does_and_where(tmp_path: Path, run: Program) -> None
 
 def test_short_options_reach_the_recipe(run: Program) -> None:
     options = {
-
-            "--prior": "factorized-mixture",
-            "--latent": 5,
-            "--components": 7,
-            "--hidden": "9,8",
-            "--epochs": 4,
-            "--batch-size": 16
-        ,
-        "--lr": 0.25, "--optimizer": "sgd", "--schedule": "plateau", "--beta": 0.5, "--patience": 2, "--seed": 6,
+        "--prior": "factorized-mixture",
+        "--latent": 5,
+        "--components": 7,
+        "--hidden": "9,8",
+        "--epochs": 4,
+        "--batch-size": 16,
+        "--lr": 0.25,
+        "--optimizer": "sgd",
+        "--schedule": "plateau",
+        "--beta": 0.5,
+        "--patience": 2,
+        "--seed": 6,
     }
     said = run("train", "digits", "--dry-run", *(word for pair in options.items() for word in pair))
     recipe = from_toml(said.out)
@@ -292,128 +284,3 @@ def test_data_info(tmp_path: Path, run: Program) -> None:
     assert re.search(r"train +│ 100 +│ \(1, 8, 8\) │ one of 17 levels", said.out)
     np.save(tmp_path / "mine.npy", pixels())
     assert "one of 256 levels" in run("data", "info", tmp_path / "mine.npy").out
-
-
-# Errors -------------------------------------------------------------------------------------------------------------------
-
-
-def failing(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
-    monkeypatch.setattr(vaelid.run, "open_run", fail)
-
-
-class OutOfMemoryError(RuntimeError):
-    """By its name what torch raises."""
-
-
-CODES: list[tuple[BaseException, int, str]] = [
-    (UserError("what", "do"), 2, "vaelid: what\ndo\n"),
-    (MachineError("what"), 2, "vaelid: what\n"),
-    (CheckFailed("what"), 3, "vaelid: what\n"),
-    (Diverged("what"), 5, "vaelid: what\n"),
-    (Interrupted("what"), 130, "vaelid: what\n"),
-    (KeyboardInterrupt(), 130, "vaelid: Interrupted.\nTraining and evaluation go on where they were"),
-    (
-        OSError(28, "No space left on device", "file"),
-        2,
-        "vaelid: The machine refused: OSError: [Errno 28] No space left on device: 'file'.",
-    ),
-    (MemoryError("all gone"), 2, "vaelid: Memory ran out: MemoryError: all gone\nTry"),
-    (OutOfMemoryError("all gone"), 2, "vaelid: Memory ran out: OutOfMemoryError: all gone\nTry"),
-    (ZeroDivisionError("oh"), 1, "vaelid: internal error: ZeroDivisionError: oh\nThis is our fault; --debug shows where.\n"),
-]
-
-
-@pytest.mark.parametrize(("error", "code", "message"), CODES, ids=[type(error).__name__ for error, _, _ in CODES])
-def test_exit_codes_and_messages(
-    error: BaseException, code: int, message: str, monkeypatch: pytest.MonkeyPatch, run: Program
-) -> None:
-    failing(error, monkeypatch)
-    said = run("show", "x")
-    assert (said.code, said.out) == (code, "")
-    assert said.err.startswith(message)
-    assert "Traceback" not in said.err
-
-
-@pytest.mark.parametrize("arguments", [["--debug", "show", "x"], ["show", "--debug", "x"], ["show", "x", "--debug"]])
-@pytest.mark.parametrize(("error", "code"), [(UserError("what"), 2), (ZeroDivisionError("oh"), 1)])
-def test_debug_shows_the_traceback_from_any_place(
-    arguments: list[str], error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, run: Program
-) -> None:
-    failing(error, monkeypatch)
-    said = run(*arguments)
-    assert said.code == code
-    assert "Traceback (most recent call last)" in said.err
-    assert "in fail" in said.err
-    assert said.err.splitlines()[-1].startswith("vaelid: ") or "our fault" in said.err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (["frobnicate"], "No such command 'frobnicate'"),
-        (["train", "--nonsense"], "No such option"),
-        (["train", "digits", "--latent", "2.5"], "--latent"),
-        (["train", "digits", "--lr", "fast"], "--lr"),
-        (["train", "digits", "--epochs"], "--epochs"),
-        (["evaluate"], "RUN"),
-        (["sample", "x", "-n", "many"], "-n"),
-        (["recipes", "show"], "NAME"),
-    ],
-)
-def test_usage_errors_exit_2(arguments: list[str], reason: str, run: Program) -> None:
-    assert reason in run.refuses(*arguments)
-
-
-def test_ctrl_c_in_an_evaluation_saves_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Program) -> None:
-    opened = trained(tmp_path)
-
-    def interrupt(self: PlainLines, units: int, text: str = "") -> None:
-        signal.raise_signal(signal.SIGINT)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(PlainLines, "advance", interrupt)
-        said = run("evaluate", opened.folder.path, "--samples", 20, "--elbo-samples", 3, "--batch", 10)
-    assert said.code == 130
-    assert "run the same command again" in said.err
-    assert len(opened.folder.read_arrays(opened.folder.results / "test.partial.npz")["nll"]) == 10
-    assert run("evaluate", opened.folder.path, "--samples", 20, "--elbo-samples", 3).code == 0
-    whole = evaluated(tmp_path, "whole")
-    for found, expected in zip(
-        *(r.folder.read_arrays(r.folder.results / "test.npz")["nll"] for r in (opened, whole)), strict=True
-    ):
-        assert found == pytest.approx(expected, abs=1e-3)
-
-
-def test_a_reader_that_goes_away_is_no_error() -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    environment = {**os.environ, "PYTHONPATH": str(Path(vaelid.__file__).parents[1])}
-    with open(writing, "w") as pipe:
-        command = [sys.executable, "-m", "vaelid", "--version"]
-        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False, env=environment)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_a_terminal_without_greek_letters_is_no_error(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(vaelid.__file__).parents[1]), "PYTHONIOENCODING": "ascii"}
-    command = [sys.executable, "-m", "vaelid", "show", str(evaluated(tmp_path).folder.path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert "?ELBO" in done.stdout
-
-
-def test_the_module_is_the_program() -> None:
-    done = subprocess_of("show", "nowhere")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("vaelid: nowhere is no run folder")
-
-
-def test_main_reads_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["vaelid", "--version"])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    assert stopped.value.code == 0
-    assert capsys.readouterr().out.startswith("vaelid ")

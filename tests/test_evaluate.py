@@ -13,16 +13,18 @@ import pytest
 import torch
 from torch import nn
 
+from data_fixtures import settings
 from exact_models import as_split, linear_gaussian
 from test_evaluation import with_laplace
 from tiny_runs import SAMPLES, evaluated, no_figures, trained
-from vaelid.data import Split
+from vaelid.data import Images, Split
 from vaelid.errors import MachineError
 from vaelid.evaluation import evaluate
 from vaelid.evaluation.evaluate import Arrays, Plan, evaluate_images, provenance, rate_kind, summarize, with_smaller_chunks
 from vaelid.evaluation.yardsticks import IndependentPixels
 from vaelid.posteriors import Posterior
 from vaelid.progress import Reporter, Silent
+from vaelid.supports import BYTES
 from vaelid.vae import VAE
 
 pytestmark = pytest.mark.usefixtures(no_figures.__name__)
@@ -211,12 +213,21 @@ def test_rate_kind_is_that_of_the_model(tmp_path: Path) -> None:
     assert rate_kind(run.model, run.split("test")) == "sampled"  # a mixture
 
 
-def test_provenance_says_what_is_redrawn(tmp_path: Path) -> None:
+def test_provenance(tmp_path: Path) -> None:
     run = trained(tmp_path)
     found = provenance(run.model, run.split("validation"), "digits", "abc")
-    assert found["data"]["redrawn"] is False
-    assert found["data"]["support"] == "levels(17)"
+    assert (found["data"]["name"], found["data"]["split"], found["data"]["support"]) == ("digits", "validation", "levels(17)")
     assert found["environment"]["weights"] == "abc"
+
+
+@pytest.mark.parametrize(
+    ("binarization", "name", "redrawn"),
+    [("none", "train", False), ("dynamic", "train", True), ("dynamic", "test", False), ("resampled", "test", True)],
+)
+def test_provenance_says_what_is_redrawn(binarization: str, name: str, redrawn: bool, tmp_path: Path) -> None:
+    gray = Images("gray", torch.zeros(3, 4, dtype=torch.uint8), BYTES)
+    split = Split(name, gray, torch.arange(3), settings(binarization=binarization))
+    assert provenance(linear_gaussian().model, split, "gray", "")["data"]["redrawn"] is redrawn
 
 
 # Interrupted evaluations --------------------------------------------------------------------------------------------------
@@ -279,11 +290,11 @@ def test_a_run_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("other", [{"samples": 21}, {"elbo_samples": 4}, {"seed": 1}, {"limit": 25}])
 def test_what_was_saved_under_other_settings_is_left_out(other: dict[str, int], tmp_path: Path) -> None:
     run = trained(tmp_path)
-    settings = {"samples": 20, "elbo_samples": 3, "images": 10}
+    usual = {"samples": 20, "elbo_samples": 3, "images": 10}
     with pytest.raises(KeyboardInterrupt):
-        run.evaluate(**settings, reporter=Stop(10))  # type: ignore[arg-type]
+        run.evaluate(**usual, reporter=Stop(10))  # type: ignore[arg-type]
     reporter = Stop()
-    results = run.evaluate(**{**settings, **other}, reporter=reporter)  # type: ignore[arg-type]
+    results = run.evaluate(**{**usual, **other}, reporter=reporter)  # type: ignore[arg-type]
     assert reporter.log[0].startswith("evaluating test 0/")
     assert results["images"] == other.get("limit", 30)
 

@@ -51,9 +51,13 @@ def reference(trainer: Trainer, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-def wait_for(pid: int, grown: Callable[[], bool]) -> None:
+def wait_for(pid: int, folder: RunFolder, grown: Callable[[], bool]) -> None:
     while not grown():
-        os.kill(pid, 0)  # a child that ended early is an error here, not a hang
+        try:
+            os.kill(pid, 0)  # a child that ended early is an error here, not a hang
+        except ProcessLookupError:
+            said = folder.path.with_suffix(".said.txt")
+            pytest.fail(f"The training ended before it was killed: {said.read_text() if said.is_file() else 'without a word'}")
         time.sleep(0.001)
 
 
@@ -103,7 +107,7 @@ def test_any_number_of_kills(trainer: Trainer, reference: Path, tmp_path: Path) 
     for damage in (tear, flip, tear):  # kills from outside, at no particular place, and a disk that lied
         seen = newest(folder).name
         pid = trainer.start(folder.path, {}, pause=0.05)
-        wait_for(pid, lambda seen=seen: newest(folder).name > seen)
+        wait_for(pid, folder, lambda seen=seen: newest(folder).name > seen)
         os.kill(pid, signal.SIGKILL)
         assert trainer.wait() == KILLED
         damage(newest(folder))
@@ -118,13 +122,13 @@ def test_any_number_of_kills(trainer: Trainer, reference: Path, tmp_path: Path) 
 def test_interrupts_from_outside(trainer: Trainer, reference: Path, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     pid = trainer.start(folder.path, {}, seconds=1000.0, pause=0.05)  # nothing but Ctrl-C saves
-    wait_for(pid, lambda: len(folder.metrics()) > 1 if folder.exists else False)
+    wait_for(pid, folder, lambda: len(folder.metrics()) > 1 if folder.exists else False)
     os.kill(pid, signal.SIGINT)
     assert trainer.wait() == INTERRUPTED
     assert "Run the same command again" in folder.path.with_suffix(".said.txt").read_text()
     pid = trainer.start(folder.path, {}, seconds=1000.0, pause=0.05)
     lines = len(folder.metrics())
-    wait_for(pid, lambda: len(folder.metrics()) > lines)
+    wait_for(pid, folder, lambda: len(folder.metrics()) > lines)
     os.kill(pid, signal.SIGTERM)
     assert trainer.wait() == INTERRUPTED
     assert trainer.run(folder.path, {}, seconds=1000.0) == 0
@@ -329,7 +333,7 @@ def test_damaged_pictures_do_not_end_training(tmp_path: Path) -> None:
 def test_a_second_process_is_refused_until_the_first_is_dead(trainer: Trainer, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     pid = trainer.start(folder.path, {"training.epochs": 100_000, "training.patience": 0}, seconds=1000.0)
-    wait_for(pid, lambda: folder.exists)
+    wait_for(pid, folder, lambda: folder.exists)
     with pytest.raises(RunError, match=rf"in use by another process \(pid {pid}\)"):
         train(folder.path, tiny())
     os.kill(pid, signal.SIGKILL)

@@ -30,11 +30,20 @@ def row(renderable: RenderableType, name: str) -> list[str]:
 
 RESULTS: dict[str, Any] = {
     "neg_elbo": {
-        "value": 98.7654, "se": 0.6, "distortion": 91.5, "rate": 7.2654, "rate_kind": "sampled", "samples": 10,
+        "value": 98.7654,
+        "se": 0.6,
+        "distortion": 91.5,
+        "rate": 7.2654,
+        "rate_kind": "sampled",
+        "samples": 10,
         "direction": "upper bound",
     },
     "nll": {
-        "value": 96.5, "se": 0.5, "samples": 50, "name": "importance-weighted bound, K = 50", "direction": "upper bound",
+        "value": 96.5,
+        "se": 0.5,
+        "samples": 50,
+        "name": "importance-weighted bound, K = 50",
+        "direction": "upper bound",
         "curve": [{"samples": k, "value": v, "se": 0.5} for k, v in ((1, 98.8), (10, 97.1), (50, 96.5))],
     },
     "kind": "probability",
@@ -45,7 +54,11 @@ RESULTS: dict[str, Any] = {
     "seed": 7,
     "yardsticks": {"independent_pixels": {"value": 107.7, "se": 0.5}},
     "data": {
-        "name": "digits", "split": "test", "protocol": "pixels as stored", "redrawn": False, "support": "levels(17)",
+        "name": "digits",
+        "split": "test",
+        "protocol": "pixels as stored",
+        "redrawn": False,
+        "support": "levels(17)",
         "fingerprint": "f" * 64,
     },
     "environment": {"weights": "w" * 64},

@@ -1,4 +1,4 @@
-"""One tiny run on digits, trained and evaluated once per test session and copied for each test, and the program called in-process."""
+"""One tiny run on digits, made once per test session and copied for each test; and the program, called in this process."""
 
 from __future__ import annotations
 

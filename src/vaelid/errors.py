@@ -56,12 +56,6 @@ class CheckFailed(VaelidError):
     exit_code = 3
 
 
-class Undecided(VaelidError):
-    """A check could not decide (exit code 4); this never counts as a pass."""
-
-    exit_code = 4
-
-
 class Diverged(VaelidError):
     """Training met NaN or infinity and stopped at once (exit code 5)."""
 

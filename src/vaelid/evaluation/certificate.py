@@ -2,10 +2,10 @@
 
 From the log weights of one image, log w_1 … log w_K:
 
-    ESS      (Σ w)² / Σ w²                                            effective sample size, 1 … K
-    k̂        shape of a generalized Pareto fitted to the largest 3√K weights; above 0.7 the average is ruled by weights not yet seen
-    gain     L_K − L_{K/2}, the latter the mean of both halves        what the last doubling brought; still rising if it is not small
-    error    √(1/ESS − 1/K)                                           standard error of log (1/K) Σ w, first order
+    ESS      (Σ w)² / Σ w²               effective sample size, 1 … K
+    k̂        of the largest 3√K weights  shape of a generalized Pareto; above 0.7 weights not yet seen rule the average
+    gain     L_K − L_{K/2}               what the last doubling brought (L_{K/2}: mean of both halves); still rising if not small
+    error    √(1/ESS − 1/K)              standard error of log (1/K) Σ w, first order
 
 References:
     Vehtari, Simpson, Gelman, Yao & Gabry 2024, Pareto smoothed importance sampling, sections 2 and 3;
@@ -27,7 +27,7 @@ _FEWEST_TAIL = 5
 
 
 def weight_diagnostics(log_weight: Tensor) -> dict[str, Tensor]:
-    """Per-image ``ess``, ``pareto_k``, ``gain`` and ``variance`` (of log (1/K) Σ w) from ``(K, B)`` float64 log weights, each ``(B,)``."""
+    """Per-image ``ess``, ``pareto_k``, ``gain`` and ``variance`` (of log (1/K) Σ w), each ``(B,)``, from ``(K, B)`` log weights."""
     count = len(log_weight)
     total = torch.logsumexp(log_weight, 0)
     ess = (2 * total - torch.logsumexp(2 * log_weight, 0)).exp()
@@ -62,7 +62,7 @@ def pareto_shape(log_weight: Tensor) -> Tensor:
 
 
 def certificate(values: dict[str, np.ndarray], samples: int) -> dict[str, Any]:
-    """Means over images of the diagnostics, for ``results.json``: nothing here changes the bound, all of it says how good it is."""
+    """The diagnostics over images, for ``results.json``: nothing here changes the bound, all of it says how good it is."""
     images = len(values["ess"])
     gain, known = values["gain"], np.isfinite(values["pareto_k"])
     return {
@@ -82,7 +82,7 @@ def certificate(values: dict[str, np.ndarray], samples: int) -> dict[str, Any]:
 
 
 def _fit_generalized_pareto(excess: Tensor) -> Tensor:
-    """Shape k of a generalized Pareto for ascending excesses ``(M, B)``: the profile-likelihood average of Zhang & Stephens (2009).
+    """Shape k of a generalized Pareto for ascending excesses ``(M, B)``: profile-likelihood average of Zhang & Stephens.
 
     With the weak prior of Vehtari et al. that pulls k̂ towards ½ by the weight of ten observations.
     """

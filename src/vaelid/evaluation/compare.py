@@ -102,7 +102,8 @@ def _mismatch(name: str, one: Results, other_name: str, other: Results) -> str:
     if one["data"]["fingerprint"] != other["data"]["fingerprint"]:
         for key, word in (("name", "data"), ("split", "split"), ("protocol", "pixel protocol"), ("fingerprint", "set of images")):
             if one["data"][key] != other["data"][key]:
-                return f"{name} and {other_name} were not evaluated on the same {word}: {one['data'][key]!r} and {other['data'][key]!r}."
+                values = f"{one['data'][key]!r} and {other['data'][key]!r}"
+                return f"{name} and {other_name} were not evaluated on the same {word}: {values}."
     if one["nll"]["samples"] != other["nll"]["samples"]:
         return (
             f"{name} has nll with K = {one['nll']['samples']}, {other_name} with K = {other['nll']['samples']}: "

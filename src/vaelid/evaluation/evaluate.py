@@ -153,7 +153,7 @@ def provenance(model: VAE, split: Split, name: str, weights: str) -> dict[str, A
             "name": name,
             "split": split.name,
             "protocol": split.protocol,
-            "redrawn": split.settings.binarization == "resampled",
+            "redrawn": split.settings.binarization in (("resampled",) if split.held_out else ("resampled", "dynamic")),
             "support": split.support.name,
             "fingerprint": split.fingerprint,
         },

@@ -51,7 +51,7 @@ class IndependentPixels:
 
 
 def _histogram(x: Tensor, levels: int) -> Tensor:
-    """How often each level occurs at each pixel, ``(D, n)`` float64; a gray value between two levels counts for both by closeness."""
+    """How often each level occurs at each pixel, ``(D, n)`` float64; a gray value between two levels counts for both."""
     flat = x.flatten(1).double() * (levels - 1)
     lower = flat.floor().clamp(0, levels - 2)
     above = flat - lower

@@ -46,7 +46,7 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
     """Ctrl-C (and SIGTERM) ask for a stop after the step under way; a second one stops at once."""
     asked = threading.Event()
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def ask(_number: int, _frame: FrameType | None) -> None:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
