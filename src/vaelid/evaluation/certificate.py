@@ -27,7 +27,7 @@ _FEWEST_TAIL = 5
 
 
 def weight_diagnostics(log_weight: Tensor) -> dict[str, Tensor]:
-    """``ess``, ``pareto_k``, ``gain`` and ``variance`` (of log (1/K) Σ w) of each image, ``(B,)``, from log weights ``(K, B)``."""
+    """``ess``, ``pareto_k``, ``gain`` and ``variance`` (of log (1/K) Σ w) ``(B,)``, from log weights ``(K, B)``."""
     count = len(log_weight)
     total = torch.logsumexp(log_weight, 0)
     ess = (2 * total - torch.logsumexp(2 * log_weight, 0)).exp()
