@@ -38,6 +38,7 @@ _HOME = {
     "train": "run",
     "open_run": "run",
     "compare": "run",
+    "audit": "auditing.audit",
 }
 
 __all__ = ["__version__", *_HOME]
