@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,14 @@ class Everywhere:
         random.seed(0)
         np.random.seed(0)  # noqa: NPY002 - scikit-learn and scipy fall back on the global state
         torch.manual_seed(0)
+
+    @pytest.fixture(autouse=True)
+    def interruptible(self) -> Iterator[None]:
+        """Ctrl-C means something: a script's background job starts with the signal ignored, and training respects that."""
+        before = signal.getsignal(signal.SIGINT)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, before)
 
     @pytest.fixture(autouse=True)
     def isolated(self, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:

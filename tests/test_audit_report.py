@@ -100,7 +100,7 @@ def test_a_users_file(tmp_path: Path) -> None:
     assert audit(f"{file}:Mine", quick=True, settings={"latent": "3"}).verdict == "pass"
     assert audit(f"{file}:Mine", quick=True, settings={"latent": "3", "width": "1.2"}).verdict == "fail"
     with pytest.raises(SettingError, match="width"):
-        audit(f"{file}:Mine", quick=True, settings={"width": "1.2"})
+        audit(f"{file}:Mine", quick=True, settings={"widths": "1.2"})
 
 
 def test_guards_pass_on_a_sound_model() -> None:
