@@ -98,3 +98,15 @@ def test_a_save_that_fails_leaves_the_earlier_ones(tmp_path: Path, monkeypatch: 
             save(folder, 3)
     assert load_checkpoint(folder, fail).facts["step"] == 2
     assert len(list(folder.checkpoints.iterdir())) == 2
+
+
+def test_a_damaged_checkpoint_does_not_count_among_the_last_two(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for step in (1, 2):
+        save_checkpoint(folder, Checkpoint({"x": torch.full((1,), float(step))}, {"made": 1}), step, 0)
+    newest_first = sorted(folder.checkpoints.glob("step-*.safetensors"), reverse=True)
+    newest_first[0].write_bytes(b"torn")
+    load_checkpoint(folder, lambda _: None)
+    save_checkpoint(folder, Checkpoint({"x": torch.full((1,), 2.0)}, {"made": 2}), 2, 0)  # the step of the damaged one
+    sorted(folder.checkpoints.glob("step-*.safetensors"), reverse=True)[0].write_bytes(b"torn, too")
+    assert float(load_checkpoint(folder, lambda _: None).tensors["x"]) == 1.0

@@ -119,7 +119,7 @@ def test_one_image_has_no_error() -> None:
 
 def test_names_are_no_markup() -> None:
     assert text(results_table("runs/[/x] [red]a", RESULTS)).startswith("runs/[/x] [red]a: 1,234")
-    assert "photo[1].png" in text(ranking([("photo[1].png", 3.0)], "probability", most=5))
+    assert "photo[/x][red].png" in text(ranking([("photo[/x][red].png", 3.0)], "probability", most=5))
     assert "[bold]" in text(simple_table("[bold]", ("a",), []))
 
 

@@ -56,12 +56,17 @@ def load_checkpoint(folder: RunFolder, say: Callable[[str], None]) -> Checkpoint
     Raises:
         RunError: if there is none.
     """
-    files = _newest_first(folder)
+    files, damaged = _newest_first(folder), []
     for file in files:
         try:
-            return _read(file)
+            found = _read(file)
         except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
             say(f"warning: the checkpoint {file} is damaged and left aside ({error})")
+            damaged.append(file)
+            continue
+        for torn in damaged:  # or it would count among the last two, and a second damage could leave none that is whole
+            torn.rename(torn.with_suffix(".damaged"))
+        return found
     problem = f"None of the {len(files)} checkpoints in" if files else "There is no checkpoint in"
     raise RunError(
         f"{problem} {folder.checkpoints}{' is whole' if files else ''}, so training cannot go on.",
