@@ -1,8 +1,9 @@
 """All weights as one flat vector.
 
 An optimizer step reads and writes every weight a few times and multiplies next to nothing: its cost is memory traffic and the
-number of small operations. On one vector the update of a 1.3-million-weight model is a handful of operations instead of a hundred
-(measured for Adamax on one core: 0.7 ms against 3.3 ms for torch's ``foreach`` form), and the gradient norm is one more.
+number of small operations. On one vector the update of a 1.3-million-weight model is a handful of operations instead of a hundred,
+and the gradient norm is one more. (In situ on one busy core Adamax took 2.0–2.3 ms so, 2.6 in torch's ``foreach`` form; a fused
+Adam took 1.0.)
 """
 
 from __future__ import annotations
