@@ -281,6 +281,7 @@ def test_places_that_cannot_be_written(verb: str, program: Program, tmp_path: Pa
         "What to write into x.jpg is unclear: it has the ending '.jpg'. Give a file that ends in .png or .pdf",
     ),
     ("sample run --out x", "What to write into x is unclear: it has no ending."),
+    ("sample nowhere --out x.jpg", "it has the ending '.jpg'"),  # before the run is opened
     ("reconstruct run -n 0", "-n must be at least 1"),
     ("reconstruct run --out x.gif", "it has the ending '.gif'"),
     ("reconstruct run big.npy", "The model was trained on images of shape (1, 8, 8)"),
