@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -271,8 +272,9 @@ def recipe_names() -> list[str]:
 
 
 def read_about(name: str) -> str:
-    """The first comment of a built-in recipe: what it is for."""
-    return (_BUILT_IN / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+    """The comment at the head of a built-in recipe: what it is for."""
+    lines = (_BUILT_IN / f"{name}.toml").read_text(encoding="utf-8").splitlines()
+    return " ".join(line.removeprefix("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
 
 
 def expand(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 An optimizer step reads and writes every weight a few times and multiplies next to nothing: its cost is memory traffic and the
 number of small operations. On one vector the update of a 1.3-million-weight model is a handful of operations, not a hundred,
-and the gradient norm is one more. (In situ on one busy core Adamax took 2.0–2.3 ms so, 2.6 in torch's ``foreach`` form; a fused
-Adam took 1.0.)
+and the gradient norm is one more. What a step costs beside the notebook's: ``benchmarks/training_epoch.py``.
 """
 
 from __future__ import annotations

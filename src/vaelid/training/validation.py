@@ -6,11 +6,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.distributions import Distribution
 
 from vaelid.data import Split
-from vaelid.evaluation.latents import ACTIVE
+from vaelid.evaluation.latents import active_by_variance, posterior_mean
 from vaelid.evaluation.likelihood import elbo_terms
 from vaelid.vae import VAE
 
@@ -54,15 +52,6 @@ def validate(model: VAE, split: Split, samples: int, epoch: int, seed: int) -> V
         rates.append(terms.rate.double())
         means.append(posterior_mean(terms.q))
     known = [m for m in means if m is not None]
-    # The variance over these images, not an estimate for others: one image has variance 0.
-    active = int((torch.cat(known).double().var(0, correction=0) > ACTIVE).sum()) if known else None
+    active = int(active_by_variance(torch.cat(known)).sum()) if known else None
     latent = known[0].shape[-1] if known else 0
     return Validation(float(torch.cat(distortions).mean()), float(torch.cat(rates).mean()), terms.rate_kind, active, latent)
-
-
-def posterior_mean(q: Distribution) -> Tensor | None:
-    """E_q[z|x], ``(B, L)``, or None for a distribution that does not know its mean."""
-    try:
-        return q.mean
-    except NotImplementedError:
-        return None
