@@ -164,7 +164,8 @@ class Training:
         if state.step == 0:
             cause = "It was the first step: likely the pixels' range, the start of a part, or code of your own is at fault."
         raise Diverged(
-            f"Training stopped at step {state.step + 1} (epoch {state.epoch + 1}, lr {self.lr:.3g}): {quantity} became {value}. {kept}",
+            f"Training stopped at step {state.step + 1} (epoch {state.epoch + 1}, lr {self.lr:.3g}): {quantity} became {value}. "
+            f"{kept}",
             cause,
         )
 
