@@ -2,7 +2,7 @@
 
     python benchmarks/training_epoch.py
 
-The three take turns in one process, so that whatever else the machine does hits all of them, and the ratio is taken turn by turn.
+They take turns in one process, so that whatever else the machine does hits all of them, and the ratio is taken turn by turn.
 Printed and written is the median over the turns with the smallest and largest one. Besides the time on the wall stands the time
 that the process had a processor.
 """
@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
@@ -42,7 +42,8 @@ EPOCH = 50_000  # training images of MNIST
 RESULT = Path(__file__).parent / "results" / "training_epoch.md"
 NETWORKS = ((784, 512, 512, 40), (20, 512, 512, 784))  # encoder and decoder: widths of the layers
 
-NOTEBOOK, VAELID, PRODUCTS = "notebook loop", "vaelid `train_epoch`", "matrix products alone"
+NOTEBOOK, IN_MEMORY, PRODUCTS = "notebook loop", "its model on tensors in memory", "matrix products alone"
+VAELID, VAELID_BFLOAT16 = "vaelid `train_epoch`", "vaelid `train_epoch`, bfloat16 products"
 
 Contestant = Callable[[int], None]  # does so many training steps
 
@@ -61,13 +62,16 @@ def main() -> None:
     torch.manual_seed(options.seed)
     with tempfile.TemporaryDirectory() as scratch:
         recipe = assignment(options)
+        bfloat16 = recipe.override({"training.precision": "bfloat16"})
         needed = options.steps * options.batch_size
         data = random_images(2 * needed, recipe) if options.synthetic else load_data(recipe.data)
         if len(data.train) < needed:
             sys.exit(f"{options.steps} steps need {needed:,} images; there are {len(data.train):,}. Give fewer --steps.")
         contestants = {
             NOTEBOOK: notebook_steps(data, options.batch_size),
+            IN_MEMORY: in_memory_steps(data, options.batch_size),
             VAELID: vaelid_steps(recipe, data, RunFolder(Path(scratch) / "run")),
+            VAELID_BFLOAT16: vaelid_steps(bfloat16, data, RunFolder(Path(scratch) / "bfloat16")),
             PRODUCTS: product_steps(options.batch_size),
         }
         timings = take_turns(contestants, options.steps, options.repeats)
@@ -104,11 +108,29 @@ def random_images(count: int, recipe: Recipe) -> Data:
 
 def notebook_steps(data: Data, batch_size: int) -> Contestant:
     """The notebook's loop on the training images."""
+    notebook = notebook_of(data, batch_size)
+    return lambda steps: notebook_loop.train(notebook, islice(notebook.loader, steps))
+
+
+def in_memory_steps(data: Data, batch_size: int) -> Contestant:
+    """The notebook's model, loss and optimizer, with batches cut from one tensor and binarized whole."""
+    notebook = notebook_of(data, batch_size)
+    pixels = data.train.images.gather(data.train.indices).flatten(1).float().div_(255)
+    labels = torch.zeros(batch_size)
+
+    def batches(steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for positions in torch.randperm(len(pixels)).split(batch_size)[:steps]:
+            yield torch.bernoulli(pixels[positions]), labels
+
+    return lambda steps: notebook_loop.train(notebook, batches(steps))
+
+
+def notebook_of(data: Data, batch_size: int) -> notebook_loop.Notebook:
+    """The notebook with fresh weights."""
     images = data.train.images
     everything = torch.arange(len(images))
     labels = torch.zeros(len(images)) if images.labels is None else images.labels
-    notebook = notebook_loop.prepare(images.gather(everything).squeeze(1), labels, data.train.indices.tolist(), batch_size)
-    return lambda steps: notebook_loop.train(notebook, islice(notebook.loader, steps))
+    return notebook_loop.prepare(images.gather(everything).squeeze(1), labels, data.train.indices.tolist(), batch_size)
 
 
 def vaelid_steps(recipe: Recipe, data: Data, folder: RunFolder) -> Contestant:
@@ -180,7 +202,10 @@ def report(timings: dict[str, Turns], options: argparse.Namespace) -> str:
             f"| {name} | {spread(t.wall, 1e3)} | {spread(t.wall, epoch)} | {spread(t.processor, 1e3)} |"
             for name, t in timings.items()
         ),
-        f"| **{NOTEBOOK} : vaelid** | **{ratio(timings, 'wall')}** | | {ratio(timings, 'processor')} |",
+        *(
+            f"| **{slow} : {fast}** | **{ratio(timings, slow, fast, 'wall')}** | | {ratio(timings, slow, fast, 'processor')} |"
+            for slow, fast in [(NOTEBOOK, VAELID), (NOTEBOOK, VAELID_BFLOAT16), (IN_MEMORY, VAELID), (VAELID, PRODUCTS)]
+        ),
         "",
         f"* Command: `{command(options)}`",
         f"* Machine: {machine['processor']}, {options.threads} of {os.cpu_count()} cores used (threads of torch); "
@@ -190,10 +215,10 @@ def report(timings: dict[str, Turns], options: argparse.Namespace) -> str:
     return "\n".join(lines) + "\n"
 
 
-def ratio(timings: dict[str, Turns], clock: Literal["wall", "processor"]) -> str:
-    """How many times as long the notebook takes as vaelid, turn by turn."""
-    slow, fast = getattr(timings[NOTEBOOK], clock), getattr(timings[VAELID], clock)
-    return spread([s / f for s, f in zip(slow, fast, strict=True)])
+def ratio(timings: dict[str, Turns], slow: str, fast: str, clock: Literal["wall", "processor"]) -> str:
+    """How many times as long one contestant takes as the other, turn by turn."""
+    pairs = zip(getattr(timings[slow], clock), getattr(timings[fast], clock), strict=True)
+    return spread([s / f for s, f in pairs])
 
 
 def spread(values: list[float], unit: float = 1.0) -> str:
