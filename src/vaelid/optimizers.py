@@ -150,7 +150,7 @@ class Staged(Schedule):
     epochs and not in shares of the training's length, so a training may stop after any stage and go on to the next.
 
     References:
-        Burda, Grosse & Salakhutdinov 2016, Importance Weighted Autoencoders, section 5.
+        Burda, Grosse & Salakhutdinov 2016, Importance Weighted Autoencoders (the schedule of their experiments).
     """
 
     def __init__(self, stages: Count = 8, growth: Count = 3, final: Fraction = 0.1, warmup_steps: NonNegativeInt = 0) -> None:

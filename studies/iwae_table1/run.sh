@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 vaelid=${VAELID:-.venv/bin/vaelid}
-model=${1:?vae-k1 or iwae-k50}
+model=${1:?vae-k1, iwae-k50 or iwae-k50-static}
 stages=${2:-8}
 images=${IMAGES:-10000}
 study=studies/iwae_table1
