@@ -219,11 +219,11 @@ def test_optimizers_descend(name: str) -> None:
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedules_give_a_factor_at_most_one(name: str) -> None:
     schedule = SCHEDULES[name](warmup_steps=10)
-    factors = [schedule.factor(step, 100) for step in range(200)]
+    factors = [schedule.factor(step, 100, step // 10) for step in range(200)]
     assert all(0 <= f <= 1 for f in factors)
     assert factors[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     if not schedule.needs_total:
-        assert factors == [schedule.factor(step, 1000) for step in range(200)]
+        assert factors == [schedule.factor(step, 1000, step // 10) for step in range(200)]
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -235,7 +235,7 @@ def test_schedules_continue_from_their_state(name: str) -> None:
     for value in [2.5] * 15:
         one.observe(value)
         other.observe(value)
-        assert one.factor(1000, 2000) == other.factor(1000, 2000)
+        assert one.factor(1000, 2000, 10) == other.factor(1000, 2000, 10)
     assert one.state() == other.state()
 
 

@@ -116,6 +116,22 @@ def test_mnist_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pac
         assert np.array_equal(split.batch(torch.arange(len(split)))[:, 0] * 255, pixels[split.indices])
 
 
+def test_mnist_with_another_number_of_validation_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small(monkeypatch, tmp_path, packed=True)
+    usual, other = load_data(settings("mnist")), load_data(settings("mnist", validation_images=1))
+    assert torch.equal(other.train.indices, torch.cat((usual.train.indices, usual.validation.indices[:1])))
+    assert torch.equal(other.validation.indices, usual.validation.indices[1:])
+    assert other.test.fingerprint == usual.test.fingerprint
+    assert load_data(settings("mnist", validation_images=2)).fingerprint == usual.fingerprint
+    with pytest.raises(DataError, match=r"validation_images must be below 7; it is 7\."):
+        load_data(settings("mnist", validation_images=7))
+
+
+def test_the_static_binarization_keeps_its_own_split() -> None:
+    with pytest.raises(DataError, match="comes with its own split"):
+        load_data(settings("binarized-mnist", validation_images=400))
+
+
 def test_missing_mnist_says_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VAELID_DATA", str(tmp_path))
     nowhere = [replace(file, urls=()) for file in mnist.IMAGE_FILES]

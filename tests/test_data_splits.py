@@ -30,6 +30,13 @@ def test_every_image_is_in_exactly_one_split() -> None:
     assert not torch.equal(everything, torch.arange(50))
 
 
+def test_validation_images_go_before_their_share() -> None:
+    data = split_data(ramp(50), settings(validation_images=7, test_fraction=0.3))
+    assert [len(s) for s in data.splits.values()] == [28, 7, 15]
+    with pytest.raises(DataError, match=r"ramp has 50 images: 35 for validation and 15 for test leave none to train on"):
+        split_data(ramp(50), settings(validation_images=35, test_fraction=0.3))
+
+
 def test_the_split_depends_on_its_seed_alone() -> None:
     first, again, other = (ramp_data(split_seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first.train.indices, again.train.indices)

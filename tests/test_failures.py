@@ -37,6 +37,14 @@ def test_a_nan_loss_stops_at_once_and_keeps_the_last_good_checkpoint(tmp_path: P
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
+def test_a_failure_names_the_weights_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, [4.0, 5.0])
+    recipe = tiny(training__keep="last")
+    with pytest.raises(Diverged, match=r"The last weights so far \(epoch 2\) and the last good checkpoint are kept"):
+        train(tmp_path / "last", recipe, poison(14, spoil_weight(math.nan), monkeypatch), checkpoint_seconds=1000.0)
+    assert RunFolder(tmp_path / "last").weights()
+
+
 def test_an_infinite_gradient_is_named_and_no_step_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[Training] = []
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from vaelid.optimizers import OPTIMIZERS, Constant, Cosine, Plateau
+from vaelid.optimizers import OPTIMIZERS, Constant, Cosine, Plateau, Staged
 
 TORCHS = {"adamax": torch.optim.Adamax, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 MOMENTS = {"beta1": 0.7, "beta2": 0.95, "eps": 1e-3}
@@ -54,31 +54,31 @@ def test_every_option_reaches_torchs(name: str) -> None:
 
 
 def test_constant_warms_up_and_stays() -> None:
-    assert [Constant(4).factor(step, 10) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
-    assert Constant().factor(0, 10) == 1
+    assert [Constant(4).factor(step, 10, 0) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert Constant().factor(0, 10, 0) == 1
 
 
 def test_cosine_warms_up_and_falls_along_half_a_wave() -> None:
     schedule = Cosine(warmup_steps=4, final=0.2)
-    assert [schedule.factor(step, 104) for step in (0, 1, 3, 4)] == [0.25, 0.5, 1, 1]
+    assert [schedule.factor(step, 104, 0) for step in (0, 1, 3, 4)] == [0.25, 0.5, 1, 1]
     # A quarter, a half and three quarters of the way from step 4 to step 104.
     expected = [0.2 + 0.8 * (1 + math.cos(math.pi * done)) / 2 for done in (0.25, 0.5, 0.75)]
-    assert [schedule.factor(step, 104) for step in (29, 54, 79)] == pytest.approx(expected)
-    assert schedule.factor(54, 104) == pytest.approx(0.6)
-    assert schedule.factor(104, 104) == schedule.factor(200, 104) == pytest.approx(0.2)
-    assert schedule.factor(103, 104) == pytest.approx(0.2, abs=1e-3)
+    assert [schedule.factor(step, 104, 0) for step in (29, 54, 79)] == pytest.approx(expected)
+    assert schedule.factor(54, 104, 0) == pytest.approx(0.6)
+    assert schedule.factor(104, 104, 0) == schedule.factor(200, 104, 0) == pytest.approx(0.2)
+    assert schedule.factor(103, 104, 0) == pytest.approx(0.2, abs=1e-3)
     assert schedule.needs_total
 
 
 def test_cosine_in_a_training_shorter_than_its_warm_up() -> None:
-    assert [Cosine(warmup_steps=4).factor(step, 3) for step in range(3)] == [0.25, 0.5, 0.75]
+    assert [Cosine(warmup_steps=4).factor(step, 3, 0) for step in range(3)] == [0.25, 0.5, 0.75]
 
 
 def test_plateau_shrinks_after_more_than_wait_epochs_in_a_row() -> None:
     schedule, factors = Plateau(shrink=0.5, wait=2, smallest=0.2), []
     for neg_elbo in [10, 9, 9, 9.5, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 7]:
         schedule.observe(neg_elbo)
-        factors.append(schedule.factor(0, 1))
+        factors.append(schedule.factor(0, 1, 0))
     assert factors == [1] * 7 + [0.5] * 3 + [0.25] * 3 + [0.2] * 4
     assert schedule.state() == {"current": 0.2, "best": 7, "bad": 0}
 
@@ -86,7 +86,7 @@ def test_plateau_shrinks_after_more_than_wait_epochs_in_a_row() -> None:
 def test_plateau_also_warms_up() -> None:
     schedule = Plateau(warmup_steps=2)
     schedule.load({"current": 0.5, "best": 1.0, "bad": 3})
-    assert [schedule.factor(step, 9) for step in range(3)] == [0.25, 0.5, 0.5]
+    assert [schedule.factor(step, 9, 0) for step in range(3)] == [0.25, 0.5, 0.5]
     assert schedule.state() == {"current": 0.5, "best": 1.0, "bad": 3}
 
 
@@ -95,3 +95,26 @@ def test_a_nan_counts_as_no_improvement() -> None:
     for value in (1.0, math.nan, math.nan):
         schedule.observe(value)
     assert schedule.state() == {"current": 0.5, "best": 1.0, "bad": 0}
+
+
+def test_staged_is_the_schedule_of_burda() -> None:
+    """Stage i = 0 … 7 of 3^i passes at 10^(−i/7): it changes with the epoch numbers 1, 4, 13, …, and no step matters."""
+    schedule = Staged()
+    firsts = {0: 0, 1: 1, 4: 2, 13: 3, 40: 4, 121: 5, 364: 6, 1093: 7}  # first epoch (from 0) of each stage
+    for epoch, stage in firsts.items():
+        assert schedule.factor(123, 456, epoch) == pytest.approx(10 ** (-stage / 7), rel=1e-12)
+        if epoch:
+            assert schedule.factor(123, 456, epoch - 1) == pytest.approx(10 ** (-(stage - 1) / 7), rel=1e-12)
+    assert schedule.ends[-1] == 3280
+    assert schedule.factor(0, 1, 3279) == schedule.factor(0, 1, 3280) == schedule.factor(0, 1, 10**6) == 0.1
+    assert not schedule.needs_total
+
+
+def test_staged_with_other_stages() -> None:
+    schedule = Staged(stages=3, growth=2, final=0.25)
+    assert [schedule.factor(0, 1, epoch) for epoch in range(8)] == [1, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25, 0.25]
+    assert [Staged(stages=2, growth=1, final=0.0).factor(0, 1, epoch) for epoch in range(3)] == [1, 0, 0]
+    assert {Staged(stages=1).factor(0, 1, epoch) for epoch in range(3)} == {1}
+    assert [Staged(warmup_steps=4).factor(step, 10, step // 2) for step in range(4)] == pytest.approx(
+        [0.25, 0.5, 0.75 * 10 ** (-1 / 7), 10 ** (-1 / 7)]
+    )

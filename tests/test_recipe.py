@@ -17,6 +17,8 @@ from vaelid.parts import KINDS, part_options
 from vaelid.recipe import SECTIONS, SHORTCUTS, Part, Recipe, expand, from_dict, from_toml, read_about, read_recipe, recipe_names
 from vaelid.usercode import sha256
 
+IWAE_TABLE_1 = Path(__file__).parent.parent / "studies" / "iwae_table1"
+STUDIES = sorted(IWAE_TABLE_1.parent.glob("*/*.toml"))
 PLAIN = Recipe(DataSettings("digits"), likelihood=Part("categorical"))
 MINIMAL = '[data]\nname = "digits"\n'
 
@@ -33,6 +35,17 @@ def test_built_in_recipes_survive_writing(name: str) -> None:
     assert again.to_toml() == text
     assert again.digest() == resolved.digest() == from_toml(text).digest()
     assert tomllib.loads(text)["training"]["epochs"] == resolved.training.epochs
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_recipes_of_studies_are_still_understood(file: Path) -> None:
+    assert read_recipe(str(file)).resolve(Path()).training.epochs > 0
+
+
+def test_the_recipes_of_iwae_table_1_differ_in_the_objective_alone() -> None:
+    vae, iwae, static = (read_recipe(str(IWAE_TABLE_1 / f"{name}.toml")) for name in ("vae-k1", "iwae-k50", "iwae-k50-static"))
+    assert replace(iwae, objective=vae.objective) == vae
+    assert replace(static, data=iwae.data) == iwae
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -245,6 +245,17 @@ def test_raised_epochs_equal_a_longer_run(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "raised", tmp_path / "long")
 
 
+def test_raised_stage_by_stage_equals_all_stages_at_once(tmp_path: Path) -> None:
+    """Stages of 1, 2 and 4 epochs, stopped in the middle of the last one."""
+    staged = {"schedule__name": "staged", "schedule__growth": 2, "schedule__stages": 3, "training__keep": "last"}
+    for epochs in (1, 3, 6):
+        train(tmp_path / "raised", tiny(**staged, training__epochs=epochs))
+    train(tmp_path / "whole", tiny(**staged, training__epochs=6))
+    assert_same_run(tmp_path / "raised", tmp_path / "whole")
+    rates = [line["lr"] for line in metrics_of(tmp_path / "raised")]
+    assert rates == pytest.approx([1e-3, *[1e-3 * 0.1**0.5] * 2, *[1e-4] * 3], rel=1e-12)
+
+
 def test_raised_patience_equals_a_more_patient_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = [5.0, 6.0, 6.0, 6.0, 4.0, 6.0, 6.0, 3.0]
     scripted(monkeypatch, values)

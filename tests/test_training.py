@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import safetensors
 import torch
 
 from training_helpers import CPU, Notes, data_of, fail, gray_data, metrics_of, ready, scripted, tiny, tiny_of, train
@@ -177,6 +178,19 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path: Path, monkeypatch: pyt
     assert four.read_arrays(four.progress_file)["epochs"].tolist() == [1, 2]
     last = load_checkpoint(four, fail).group("model")
     assert any(not torch.equal(tensor, last[name]) for name, tensor in four.weights().items())
+
+
+def test_the_last_weights_are_kept_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, [5.0, 4.0, 6.0, 7.0])
+    train(tmp_path, tiny(training__epochs=4, training__keep="last"))
+    folder = RunFolder(tmp_path)
+    last = load_checkpoint(folder, fail)
+    for name, tensor in folder.weights().items():
+        assert torch.equal(tensor, last.group("model")[name]), name
+    with safetensors.safe_open(folder.weights_file, "pt") as file:
+        assert json.loads(file.metadata()["about"]) == {"epoch": 4, "neg_elbo": 7.0}
+    assert last.facts["state"]["best_epoch"] == 2  # patience and pictures still follow the best
+    assert folder.read_arrays(folder.progress_file)["epochs"].tolist() == [1, 2]
 
 
 def test_a_plateau_is_not_looked_for_during_warm_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

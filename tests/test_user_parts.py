@@ -120,7 +120,7 @@ class MySchedule(Schedule):
     def __init__(self, every: Count = 3) -> None:
         self.every = every
 
-    def factor(self, step, total):
+    def factor(self, step, total, epoch):
         return 0.5 ** (step // self.every)
 '''
 

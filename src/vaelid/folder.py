@@ -105,12 +105,12 @@ class RunFolder:
         return from_toml(text, where=str(self.recipe_file))
 
     def write_weights(self, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-        """Save the best weights with a few facts about them."""
+        """Save the weights that the run keeps, with a few facts about them."""
         # One metadata key: safetensors writes several in random order, and equal weights shall be equal bytes.
         write_atomic(self.weights_file, safetensors.torch.save(dict(weights), metadata={"about": json.dumps(about)}))
 
     def weights(self) -> dict[str, Tensor]:
-        """The best weights.
+        """The weights that the run keeps.
 
         Raises:
             RunError: if there are none yet, or the file is damaged.

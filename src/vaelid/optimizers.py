@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -72,8 +74,8 @@ class Schedule(ABC):
     needs_total: bool = False
 
     @abstractmethod
-    def factor(self, step: int, total: int) -> float:
-        """The factor for the optimizer step number ``step`` (from 0) of ``total``."""
+    def factor(self, step: int, total: int, epoch: int) -> float:
+        """The factor for the optimizer step number ``step`` (from 0) of ``total``, a step of epoch number ``epoch`` (from 0)."""
 
     def observe(self, neg_elbo: float) -> None:  # noqa: B027 - a hook: doing nothing is the right default
         """Take note of an epoch's validation −ELBO (nats)."""
@@ -92,7 +94,7 @@ class Constant(Schedule):
     def __init__(self, warmup_steps: NonNegativeInt = 0) -> None:
         self.warmup_steps = warmup_steps
 
-    def factor(self, step: int, total: int) -> float:
+    def factor(self, step: int, total: int, epoch: int) -> float:
         return _warmup(step, self.warmup_steps)
 
 
@@ -108,7 +110,7 @@ class Cosine(Schedule):
     def __init__(self, warmup_steps: NonNegativeInt = 500, final: Fraction = 0.0) -> None:
         self.warmup_steps, self.final = warmup_steps, final
 
-    def factor(self, step: int, total: int) -> float:
+    def factor(self, step: int, total: int, epoch: int) -> float:
         done = min(1.0, max(0, step - self.warmup_steps) / max(1, total - self.warmup_steps))
         return _warmup(step, self.warmup_steps) * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * done)))
 
@@ -122,7 +124,7 @@ class Plateau(Schedule):
         self.shrink, self.wait, self.smallest, self.warmup_steps = shrink, wait, smallest, warmup_steps
         self.current, self.best, self.bad = 1.0, math.inf, 0
 
-    def factor(self, step: int, total: int) -> float:
+    def factor(self, step: int, total: int, epoch: int) -> float:
         return self.current * _warmup(step, self.warmup_steps)
 
     def observe(self, neg_elbo: float) -> None:
@@ -140,7 +142,28 @@ class Plateau(Schedule):
         self.current, self.best, self.bad = state["current"], state["best"], state["bad"]
 
 
-SCHEDULES: dict[str, type[Schedule]] = {"constant": Constant, "cosine": Cosine, "plateau": Plateau}
+class Staged(Schedule):
+    """Stages of which each lasts ``growth`` times as many epochs as the one before, from one epoch; the factor falls
+    geometrically from 1 in the first to ``final`` in the last, and stays there.
+
+    With its defaults stage i = 0 … 7 lasts 3^i epochs (3,280 in all) at the factor 10^(−i/7). Boundaries are counted in
+    epochs and not in shares of the training's length, so a training may stop after any stage and go on to the next.
+
+    References:
+        Burda, Grosse & Salakhutdinov 2016, Importance Weighted Autoencoders (the schedule of their experiments).
+    """
+
+    def __init__(self, stages: Count = 8, growth: Count = 3, final: Fraction = 0.1, warmup_steps: NonNegativeInt = 0) -> None:
+        self.warmup_steps = warmup_steps
+        self.ends = list(accumulate(growth**i for i in range(stages)))  # epochs done when stage i is over
+        self.factors = [final ** (i / max(1, stages - 1)) for i in range(stages)]
+
+    def factor(self, step: int, total: int, epoch: int) -> float:
+        stage = min(bisect_right(self.ends, epoch), len(self.ends) - 1)
+        return self.factors[stage] * _warmup(step, self.warmup_steps)
+
+
+SCHEDULES: dict[str, type[Schedule]] = {"constant": Constant, "cosine": Cosine, "plateau": Plateau, "staged": Staged}
 
 
 def _warmup(step: int, steps: int) -> float:

@@ -44,7 +44,8 @@ class ModelSettings:
 class TrainingSettings:
     """How long, how fast, and how carefully.
 
-    ``patience``: stop after more than this many epochs in a row without improvement (0: never); ``clip_norm``: largest gradient
+    ``patience``: stop after more than this many epochs in a row without improvement (0: never); ``keep``: which weights are
+    the run's, those of the ``best`` epoch by validation −ELBO or those of the ``last``; ``clip_norm``: largest gradient
     norm (0: no limit); ``ema``: decay of the moving average of the weights (0: off); ``validation_samples``: S, latent draws per
     image of the fixed validation estimator; ``precision``: of the networks' products, densities are always float32.
     """
@@ -52,6 +53,7 @@ class TrainingSettings:
     epochs: Count = 1000
     batch_size: Count = 32
     patience: NonNegativeInt = 20
+    keep: Literal["best", "last"] = "best"
     seed: NonNegativeInt = 0
     clip_norm: NonNegative = 0.0
     ema: Fraction = 0.0

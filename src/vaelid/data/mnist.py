@@ -70,10 +70,11 @@ PACKED_SHA256 = {  # of np.packbits(pixels, axis=1)
 def load_mnist(settings: DataSettings) -> Data:
     """MNIST, shape (1, 28, 28), 256 levels: 50 000 training and 10 000 validation images by ``split_seed``, 10 000 test images.
 
-    The split is that of ``torch.utils.data.random_split`` on the CPU; the fractions in the settings have no effect.
+    The split is that of ``torch.utils.data.random_split`` on the CPU. ``validation_images`` divides the 60 000 otherwise; the
+    fractions in the settings have no effect.
 
     Raises:
-        DataError: a file is not the published one.
+        DataError: a file is not the published one, or no image is left to train on.
         MachineError: a file can be found nowhere.
     """
     pixels = np.empty((sum(SIZES), _PIXELS), dtype=np.uint8)
@@ -85,17 +86,22 @@ def load_mnist(settings: DataSettings) -> Data:
     labels = np.concatenate([read_idx(content(file), file.place) for file in LABEL_FILES])
     images = Images("mnist", _square(pixels), BYTES, torch.from_numpy(labels).long(), tuple("0123456789"))
     generator = torch.Generator().manual_seed(settings.split_seed)
-    train, validation = torch.split(torch.randperm(SIZES[0] + SIZES[1], generator=generator), list(SIZES[:2]))
-    return assemble(images, settings, train, validation, _FIXED[2])
+    order = torch.randperm(SIZES[0] + SIZES[1], generator=generator)
+    train_count = len(order) - (settings.validation_images or SIZES[1])
+    if train_count < 1:
+        raise DataError(f"data.validation_images must be below {len(order):,}; it is {settings.validation_images:,}.")
+    return assemble(images, settings, order[:train_count], order[train_count:], _FIXED[2])
 
 
 def load_binarized_mnist(settings: DataSettings) -> Data:
     """The static binarization of MNIST, shape (1, 28, 28), binary, without labels, with its own split 50 000 / 10 000 / 10 000.
 
     Raises:
-        DataError: a file is not the published one, or another binarization is asked for.
+        DataError: a file is not the published one, or another binarization or split is asked for.
         MachineError: a file can be found nowhere.
     """
+    if settings.validation_images is not None:
+        raise DataError("binarized-mnist comes with its own split.", "Leave data.validation_images out, or use mnist.")
     packed = find(PACKED_PLACE)
     parts = _read_packed(packed) if packed else [_read_text(content(file)) for file in TEXT_FILES]
     images = Images("binarized-mnist", _square(np.concatenate(parts)), BINARY)

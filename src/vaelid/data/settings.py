@@ -18,7 +18,8 @@ class DataSettings:
 
     ``name`` is a name in ``DATASETS``, a path to a .npy, .npz, .pt or .safetensors file, or a folder of images.
     ``binarization_seed`` names the one draw of validation and test images; ``threshold`` belongs to ``"threshold"``: a pixel
-    above it becomes 1. ``split_seed`` and the two fractions split data that bring no split of their own.
+    above it becomes 1. ``split_seed`` and the two fractions split data that bring no split of their own; ``validation_images``
+    says how many images to hold out for validation where a fraction, or the 10,000 of MNIST, will not do.
     ``train_limit`` and ``held_out_limit`` use only the first images of each split, for quick trials.
 
     ``size`` (pixels), ``crop``, ``channels`` and ``skip_bad`` are for folders of images: side length, how a picture becomes
@@ -34,6 +35,7 @@ class DataSettings:
     split_seed: NonNegativeInt = 14
     validation_fraction: Share = 0.1
     test_fraction: Share = 0.1
+    validation_images: Count | None = None
     train_limit: Count | None = None
     held_out_limit: Count | None = None
     size: Count | None = None

@@ -152,18 +152,21 @@ class Data:
 
 
 def split_data(images: Images, settings: DataSettings) -> Data:
-    """Split images at random, by ``split_seed`` and the two fractions; each held-out split gets at least one image.
+    """Split images at random, by ``split_seed``, the two fractions and ``validation_images``, which goes before its fraction.
+
+    Each held-out split gets at least one image.
 
     Raises:
         DataError: too few images for three splits.
     """
     total = len(images)
-    held_out = [max(1, round(total * share)) for share in (settings.validation_fraction, settings.test_fraction)]
+    validation, test = (max(1, round(total * share)) for share in (settings.validation_fraction, settings.test_fraction))
+    held_out = [settings.validation_images or validation, test]
     train_count = total - sum(held_out)
     if train_count < 1:
         raise DataError(
             f"{images.name} has {total} images: {held_out[0]} for validation and {held_out[1]} for test leave none to train on.",
-            "Each split needs at least one image: give more images, or lower data.validation_fraction and data.test_fraction.",
+            "Each split needs at least one image: give more images, or lower those for validation and test (in [data]).",
         )
     order = permutation(total, settings.split_seed)
     return assemble(images, settings, *torch.split(order, [train_count, *held_out]))

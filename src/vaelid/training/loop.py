@@ -1,7 +1,7 @@
 """The training loop, in the open.
 
     epoch:  shuffle ─> for each batch: pass ─> objective ─> loss = −bound.mean() ─> gradients ─> optimizer step
-            ─> fixed validation ─> best weights, patience ─> checkpoint
+            ─> fixed validation ─> weights to keep, patience ─> checkpoint
 
 ``Training`` plus torch's generator is all there is; what a checkpoint holds is exactly that, so a resumed run is the same run.
 """
@@ -58,7 +58,7 @@ def fit(training: Training, reporter: Reporter, stop_asked: Callable[[], bool], 
             if training.outcome or pace.due():
                 pace.save(training)
     except Diverged:
-        training.save_best()  # they may be newer than the last checkpoint
+        training.save_kept()  # they may be newer than the last checkpoint
         raise
 
 
@@ -74,7 +74,7 @@ def train_epoch(training: Training, reporter: Reporter, stop_asked: Callable[[],
         positions = order[state.batch * settings.batch_size :][: settings.batch_size]
         x = training.data.train.batch(positions, state.epoch, settings.seed)
         objective = training.objective.at(state.epoch + state.batch / training.batches)
-        training.lr = training.optimizer.defaults["lr"] * training.schedule.factor(state.step, total)
+        training.lr = training.optimizer.defaults["lr"] * training.schedule.factor(state.step, total, state.epoch)
 
         with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
             bound = objective(model(x, objective.samples))
@@ -107,17 +107,20 @@ def train_epoch(training: Training, reporter: Reporter, stop_asked: Callable[[],
 
 
 def finish_epoch(training: Training, reporter: Reporter) -> None:
-    """Validate, keep the best weights, count patience, and write the epoch's line."""
+    """Validate, keep the best or the last weights, count patience, and write the epoch's line."""
     state, settings = training.state, training.settings
     begun = time.perf_counter()
     seen = validate(training.average, training.data.validation, settings.validation_samples, state.epoch, settings.seed)
     training.refuse_infinite("the validation −ELBO", seen.neg_elbo)
     loss, grad_norm, seconds = state.loss_sum / len(training.data.train), state.norm_sum / training.batches, state.seconds
     state.epoch, state.batch, state.loss_sum, state.norm_sum, state.seconds = state.epoch + 1, 0, 0.0, 0.0, 0.0
-    if seen.neg_elbo < state.best:
-        training.keep_best(seen.neg_elbo)
+    state.last, best_yet = seen.neg_elbo, seen.neg_elbo < state.best
+    if best_yet:
+        training.note_best(seen.neg_elbo)
     elif not training.warming_up:
         state.epochs_without_improvement += 1
+    if best_yet or settings.keep == "last":
+        training.keep_weights()
     if not training.warming_up:  # until then a rise of −ELBO is the objective's doing, not the learning rate's
         training.schedule.observe(seen.neg_elbo)
     line = {

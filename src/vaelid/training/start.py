@@ -66,7 +66,7 @@ def train_in(folder: RunFolder, recipe: Recipe, code_from: Path, data: Data, con
             else:
                 go_on(training, recipe, reporter)
             if training.outcome:
-                training.save_best()
+                training.save_kept()
                 reporter.say(f"{folder.path} is finished: {training.outcome}. Raise --epochs or --patience to go on.")
             else:
                 note_outcome(folder, "")

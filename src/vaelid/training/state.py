@@ -38,8 +38,9 @@ class State:
     loss_sum: float = 0.0
     norm_sum: float = 0.0
     seconds: float = 0.0
-    best: float = math.inf  # validation −ELBO of the best weights
+    best: float = math.inf  # best validation −ELBO
     best_epoch: int = 0
+    last: float = math.inf  # validation −ELBO of the epoch finished last
     epochs_without_improvement: int = 0
 
 
@@ -58,8 +59,8 @@ class Training:
     schedule: Schedule
     snapshots: Snapshots
     state: State = field(default_factory=State)
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
-    best_saved: bool = True  # whether model.safetensors is known to hold ``best_weights``
+    kept_weights: dict[str, Tensor] = field(default_factory=dict)  # of the best epoch or the last, as the settings say
+    kept_saved: bool = True  # whether model.safetensors is known to hold ``kept_weights``
     history: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -91,18 +92,27 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = value
 
-    def keep_best(self, neg_elbo: float) -> None:
-        """The weights of the epoch just finished are the best so far."""
+    @property
+    def kept_epoch(self) -> int:
+        """After how many epochs the kept weights were had; 0 before the first."""
+        return self.state.epoch if self.settings.keep == "last" else self.state.best_epoch
+
+    def note_best(self, neg_elbo: float) -> None:
+        """The epoch just finished is the best so far."""
         self.state.best, self.state.best_epoch, self.state.epochs_without_improvement = neg_elbo, self.state.epoch, 0
-        self.best_weights = {name: t.detach().clone() for name, t in self.average.state_dict().items()}
-        self.best_saved = False
         self.snapshots.take(self.average, self.state.epoch)
 
-    def save_best(self) -> None:
+    def keep_weights(self) -> None:
+        """The weights as they are now are those to keep."""
+        self.kept_weights = {name: t.detach().clone() for name, t in self.average.state_dict().items()}
+        self.kept_saved = False
+
+    def save_kept(self) -> None:
         """Write model.safetensors if there is something new."""
-        if not self.best_saved:
-            self.folder.write_weights(self.best_weights, {"epoch": self.state.best_epoch, "neg_elbo": self.state.best})
-            self.best_saved = True
+        if not self.kept_saved:
+            neg_elbo = self.state.last if self.settings.keep == "last" else self.state.best
+            self.folder.write_weights(self.kept_weights, {"epoch": self.kept_epoch, "neg_elbo": neg_elbo})
+            self.kept_saved = True
 
     def checkpoint(self) -> None:
         """Save everything. The checkpoint comes last, so that what stands beside it is never older; ``restore`` cuts it back.
@@ -113,12 +123,12 @@ class Training:
         """
         self.refuse_infinite("weights", float(self.weights.flat.detach().abs().max()))
         self.folder.sync_metrics()
-        self.save_best()
+        self.save_kept()
         self.snapshots.save()
         tensors = {"rng.cpu": torch.get_rng_state()}
         if self.weights.flat.is_cuda:
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.weights.flat.device)
-        groups = {"model": self.model.state_dict(), "best": self.best_weights, "optimizer": _optimizer_tensors(self.optimizer)}
+        groups = {"model": self.model.state_dict(), "best": self.kept_weights, "optimizer": _optimizer_tensors(self.optimizer)}
         if self.average is not self.model:
             groups["average"] = self.average.state_dict()
         for prefix, group in groups.items():
@@ -138,8 +148,8 @@ class Training:
         self.model.load_state_dict(checkpoint.group("model"))
         if self.average is not self.model:
             self.average.load_state_dict(checkpoint.group("average"))
-        self.best_weights = checkpoint.group("best")
-        self.best_saved = not self.best_weights  # the file may be of a later epoch, or damaged: write it again
+        self.kept_weights = checkpoint.group("best")
+        self.kept_saved = not self.kept_weights  # the file may be of a later epoch, or damaged: write it again
         _load_optimizer(self.optimizer, checkpoint.group("optimizer"))
         self.lr = checkpoint.facts.get("lr", self.lr)  # of the last step: the line of an epoch that ended there tells it
         self.folder.keep_metrics(self.state.epoch)
@@ -158,8 +168,8 @@ class Training:
         if math.isfinite(value):
             return
         state = self.state
-        best = f"The best weights so far (epoch {state.best_epoch}) and the last good checkpoint are kept."
-        kept = best if state.best_epoch else "The last good checkpoint is kept."
+        weights = f"The {self.settings.keep} weights so far (epoch {self.kept_epoch}) and the last good checkpoint are kept."
+        kept = weights if self.kept_epoch else "The last good checkpoint is kept."
         cause = "Likely the learning rate is too large: try a smaller lr, training.clip_norm = 100, or schedule.warmup_steps."
         if state.step == 0:
             cause = "It was the first step: likely the pixels' range, the start of a part, or code of your own is at fault."
