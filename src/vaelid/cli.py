@@ -395,5 +395,5 @@ def _write_images(run: Run, images: torch.Tensor, out: Path, draw: Callable[[np.
     from vaelid.reporting.export import write_images
 
     array = images.cpu().numpy()
-    write_images(out, array, draw, rescale=run.about["data"]["support"] == "real")
+    write_images(out, array, draw, run.shades)
     print(f"{out}: {array.shape}" if out.suffix == ".npy" else out)
