@@ -26,7 +26,7 @@ def test_a_nan_loss_stops_at_once_and_keeps_the_last_good_checkpoint(tmp_path: P
         train(tmp_path / "run", tiny(), notes, checkpoint_seconds=1000.0)
     assert caught.value.exit_code == 5
     assert "step 9 (epoch 2, lr 0.001): the loss became nan" in caught.value.problem
-    assert "epoch 1) and the last good checkpoint are kept" in caught.value.problem
+    assert caught.value.problem.endswith("Kept: the last good checkpoint and the best weights so far, those of epoch 1.")
     assert "learning rate" in caught.value.remedy
     assert notes.steps == 8
     assert RunFolder(tmp_path / "run").weights(), "the best weights so far were not written"
