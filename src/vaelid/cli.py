@@ -28,6 +28,7 @@ class Verbs(TyperGroup):
     """All verbs; Ctrl-C and a reader that goes away become errors of our own, which typer leaves alone."""
 
     def invoke(self, ctx: Any) -> Any:
+        """Run the verb; Ctrl-C becomes ``Interrupted``."""
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()

@@ -61,6 +61,7 @@ class Run:
 
     @cached_property
     def recipe(self) -> Recipe:
+        """All settings, resolved, as recipe.toml has them."""
         return self.folder.recipe()
 
     @cached_property
