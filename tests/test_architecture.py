@@ -16,6 +16,7 @@ import pytest
 
 from tools import architecture as rules
 from tools.architecture import Source
+from tools.docstrings import undocumented
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "vaelid"
@@ -99,6 +100,10 @@ def test_functions_are_short() -> None:
 
 def test_public_functions_have_types() -> None:
     assert_none(rules.missing_hints(SOURCES))
+
+
+def test_everything_public_says_what_it_is() -> None:
+    assert_none(undocumented([*SOURCES, *rules.read_tree(ROOT / "tools", ROOT)], spoken_for=["Pace.due", "Pace.save"]))
 
 
 def test_little_code_is_repeated() -> None:
@@ -302,6 +307,29 @@ def test_missing_hints(text: str, missing: list[str]) -> None:
     complaints = rules.missing_hints([sample("p.low", text)])
     assert len(complaints) == len(missing)
     assert all(part in complaint for part, complaint in zip(missing, complaints, strict=True))
+
+
+BASE = '"""M."""\nclass Base:\n    """B."""\n    def f(self):\n        """F."""\n    def g(self): ...\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("def f(): ...", ["p.py:1 has", "f has"]),
+        ('"""M."""\ndef f(): ...\nclass A: ...\ndef _g(): ...\nclass _B:\n    def f(self): ...', ["f has", "A has"]),
+        ('"""M."""\nclass A:\n    """A."""\n    def __len__(self): ...\n    def f(self):\n        def g(): ...', ["A.f has"]),
+        (BASE, ["Base.g has"]),
+        (BASE + 'class A(Base):\n    """A."""\n    def f(self): ...\n    def g(self): ...\n', ["Base.g has", "A.g has"]),
+        (BASE + 'class _M(Base): ...\nclass A(_M):\n    """A."""\n    def f(self): ...\n', ["Base.g has"]),
+        (BASE + 'class A(torch.Base2):\n    """A."""\n    def f(self): ...\n', ["Base.g has", "A.f has"]),
+        ('"""M."""\nclass A:\n    """A."""\n    @f.setter\n    def f(self, x): ...', []),
+    ],
+)
+def test_undocumented(text: str, names: list[str]) -> None:
+    complaints = undocumented([sample("p", text)])
+    assert len(complaints) == len(names), complaints
+    assert all(name in complaint for name, complaint in zip(names, complaints, strict=True))
+    assert undocumented([sample("p", '"""M."""\ndef f(): ...')], spoken_for=["f"]) == []
 
 
 def test_repeated() -> None:

@@ -282,10 +282,10 @@ def test_places_that_cannot_be_written(verb: str, program: Program, tmp_path: Pa
     ),
     ("sample run --out x", "What to write into x is unclear: it has no ending."),
     ("sample nowhere --out x.jpg", "it has the ending '.jpg'"),  # before the run is opened
-    ("reconstruct run -n 0", "-n must be at least 1"),
+    ("reconstruct run -n 0", "-n must be at least 1; it is 0."),
     ("reconstruct run --out x.gif", "it has the ending '.gif'"),
     ("reconstruct run big.npy", "The model was trained on images of shape (1, 8, 8)"),
-    ("interpolate run -n 0", "-n must be at least 1"),
+    ("interpolate run -n -2", "-n must be at least 1; it is -2."),
     ("interpolate run --steps 1", "steps must be at least 2, the two ends; it is 1."),
     ("interpolate run one.npy", "A path needs two images; 1 came. Give two images for each path."),
     ("interpolate run --out x.txt", "it has the ending '.txt'"),

@@ -105,9 +105,7 @@ def test_levels_need_integer_data(name: str) -> None:
 
 
 def test_parts_that_break_are_named_with_their_reason() -> None:
-    with pytest.raises(
-        PartError, match=r"The prior 'mixture' cannot be built with \['componentz', 'latent'\]: TypeError: .*componentz"
-    ):
+    with pytest.raises(PartError, match=r"The prior 'mixture' cannot be built with componentz, latent: TypeError: .*componentz"):
         build_model(replace(RECIPE, prior=Part("mixture", {"componentz": 3})), (1, 2, 2), DIGITS, Path())
     with pytest.raises(PartError, match=r"^sigma = 0.001 is not above floor"):
         build_model(replace(RECIPE, likelihood=Part("gaussian", {"sigma": 0.001})), (1, 2, 2), REAL, Path())
@@ -186,7 +184,7 @@ def test_users_parts_work_as_built_in_ones_do(own: Recipe, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("kind", "name", "reason"),
     [
-        ("prior", "Broken", r"The prior 'own.py:Broken' cannot be built with \['latent'\]: AttributeError: .*nowhere"),
+        ("prior", "Broken", r"The prior 'own.py:Broken' cannot be built with latent: AttributeError: .*nowhere"),
         ("prior", "Unfinished", r"TypeError: Can't instantiate abstract class Unfinished .*forward"),
         ("likelihood", "Sizeless", r"Sizeless has no class method network_outputs"),
     ],

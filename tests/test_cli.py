@@ -18,7 +18,7 @@ import vaelid
 import vaelid.run
 from tiny_runs import TINY_OPTIONS, Program, evaluated, no_figures, pixels, trained
 from vaelid.data import DATASETS
-from vaelid.recipe import from_toml
+from vaelid.recipe import from_toml, read_about, recipe_names
 
 pytestmark = pytest.mark.usefixtures(no_figures.__name__)
 
@@ -276,6 +276,15 @@ def test_lists(tmp_path: Path, run: Program) -> None:
     assert "categorical" not in run("parts", "prior").out
     every = run("parts").out
     assert all(word in every for word in ("factorized-mixture", "categorical", "adamax", "cosine", "iwae", "mlp"))
+
+
+@pytest.mark.parametrize("columns", [50, 120])
+def test_recipes_are_described_to_the_last_word(columns: int, run: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    words = [line.split("│")[2] for line in run("recipes", "list").out.splitlines() if line.startswith("│")]
+    printed = " ".join(" ".join(words).split())
+    for name in recipe_names():
+        assert read_about(name) in printed
 
 
 def test_data_info(tmp_path: Path, run: Program) -> None:

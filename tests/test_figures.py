@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 import vaelid
 from tiny_runs import evaluated, pixels, trained
+from vaelid.cli import main
 from vaelid.errors import MachineError
 from vaelid.evaluation.evaluate import Arrays
 from vaelid.folder import RunFolder
@@ -137,7 +139,7 @@ def test_a_density_is_called_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_the_components_are_decoded_means_by_weight(tmp_path: Path) -> None:
     run = trained(tmp_path)
     prior = run.model.prior()
-    shown = pictures(run.model, run.split("test"), np.zeros(30), run.sample(2))
+    shown = pictures(run.model, run.split("test"), np.zeros(30), run.sample(2), run.shades)
     heaviest = int(prior.log_weights.argmax())  # type: ignore[attr-defined]
     expected = decoded_means(run.model, prior.component_mean[heaviest : heaviest + 1])  # type: ignore[attr-defined]
     np.testing.assert_allclose(shown["components"][0], expected[0].numpy(), atol=1e-6)
@@ -147,21 +149,38 @@ def test_pictures_draw_no_random_numbers_of_the_callers(tmp_path: Path) -> None:
     run = trained(tmp_path)
     model, split, samples = run.model, run.split("test"), run.sample(2)
     before = torch.get_rng_state()
-    pictures(model, split, np.zeros(30), samples)
+    pictures(model, split, np.zeros(30), samples, run.shades)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_real_values_are_stretched_for_pictures_only(tmp_path: Path) -> None:
+def test_real_values_are_stretched_alike_in_every_picture_and_only_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = (pixels(60).astype(np.float32) - 100) / 20
     np.save(tmp_path / "real.npy", values)
     small = {"encoder.hidden": (8,), "decoder.hidden": (8,), "model.latent": 2, "training.epochs": 1, "prior.components": 2}
     run = vaelid.train(tmp_path / "real.npy", out=tmp_path / "run", device="cpu", settings=small)
     run.evaluate(samples=5)
-    shown = run.folder.read_arrays(run.folder.samples / "test.npz")
-    x = run.split("test").batch(torch.arange(6)).numpy()
-    low, high = float(x.min()), float(x.max())
-    np.testing.assert_allclose(shown["originals"], (x - low) / (high - low), atol=1e-5)
+    train = run.split("train").batch(torch.arange(48)).numpy()
+    low, high = float(train.min()), float(train.max())
+    shown, real, progress = (run.folder.read_arrays(run.folder.samples / f"{name}.npz") for name in ("test", "real", "progress"))
+
+    def assert_stretched(pictures: np.ndarray, x: np.ndarray) -> None:
+        np.testing.assert_allclose(pictures, (x - low) / (high - low), atol=1e-5)
+
+    assert_stretched(shown["originals"], run.split("test").batch(torch.arange(6)).numpy())
+    assert_stretched(real["images"], train[:16])
+    drawn = run.sample(16).means.numpy()
+    assert_stretched(shown["means"], drawn)
+    assert drawn.mean() < 0  # what is clipped to [0, 1] without a stretch is black
+    first = run.sample(16, seed=run.recipe.training.seed).means.numpy()  # of the only epoch, with the noise of progress
+    assert abs(progress["means"][0] / 255 - ((first - low) / (high - low)).clip(0, 1)).max() < 0.5 / 255 + 1e-5
     assert shown["likeliest_nll"].max() > 1
+
+    exported: list[np.ndarray] = []
+    monkeypatch.setattr(plots, "image_grid", lambda images: (exported.append(images), Figure())[1])
+    with pytest.raises(SystemExit) as done:
+        main(["sample", str(run.folder.path), "--out", str(tmp_path / "a.png")])
+    assert not done.value.code
+    assert_stretched(exported[0], drawn)
 
 
 @pytest.mark.parametrize(("count", "shown"), [(0, 0), (1, 0), (5, 2), (100, 10)])

@@ -114,6 +114,13 @@ def test_wrong_files_are_refused(text: str, message: str) -> None:
         from_toml(text)
 
 
+def test_what_is_wrong_in_a_file_is_said_with_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(MINIMAL + "binarisation = 'none'\n")
+    with pytest.raises(SettingError, match=r"mine.toml: There is no setting of data named 'binarisation'.\nDid you mean"):
+        read_recipe(str(file))
+
+
 @pytest.mark.parametrize(
     ("part", "message"),
     [
@@ -272,7 +279,10 @@ def test_code_must_lie_in_one_folder(tmp_path: Path) -> None:
 
 def test_changed_and_missing_code_are_refused(tmp_path: Path) -> None:
     recipe = replace(PLAIN, prior=Part(own(tmp_path)))
-    with pytest.raises(SettingError, match=r"own.py is not the file that the recipe was made with \(SHA-256 aaaaaaaaaaaa…\)"):
+    with pytest.raises(
+        SettingError,
+        match=r"own.py is not the file that the recipe was made with: its SHA-256 is [0-9a-f]{12}…, not aaaaaaaaaaaa…",
+    ):
         replace(recipe, code={"own.py": "a" * 64}).adopt_code()
     with pytest.raises(PartError, match=r"none.py cannot be read"):
         replace(PLAIN, prior=Part("none.py:Mine")).adopt_code()

@@ -34,6 +34,7 @@ class Source:
 
     @property
     def is_package(self) -> bool:
+        """Whether this is the ``__init__`` of a package."""
         return self.path.endswith("__init__.py")
 
     def at(self, node: ast.AST) -> str:

@@ -106,7 +106,10 @@ def _network_outputs(part: Any, settings: dict[str, Any]) -> int:
     """Ask the class how many numbers it needs, with those of its settings that it declares to matter for that."""
     ask = getattr(part, "network_outputs", None)
     if ask is None:
-        raise PartError(f"{part.__name__} has no class method network_outputs, so how large its network must be is unknown.")
+        raise PartError(
+            f"{part.__name__} has no class method network_outputs, so how large its network must be is unknown.",
+            "Give it one that returns the number of outputs that it needs; built-in parts show how.",
+        )
     declared = inspect.signature(ask).parameters
     return int(ask(**{name: value for name, value in settings.items() if name in declared}))
 
@@ -129,6 +132,6 @@ def _make(kind: str, part: Part, factory: Callable[..., Any], **arguments: Any) 
         raise
     except Exception as error:  # whatever a user's own part may raise
         raise PartError(
-            f"The {kind} {part.name!r} cannot be built with {sorted(arguments)}: {type(error).__name__}: {error}",
+            f"The {kind} {part.name!r} cannot be built with {', '.join(sorted(arguments))}: {type(error).__name__}: {error}",
             "`vaelid parts` shows what the builder passes to each kind of part.",
         ) from error

@@ -28,6 +28,7 @@ class Verbs(TyperGroup):
     """All verbs; Ctrl-C and a reader that goes away become errors of our own, which typer leaves alone."""
 
     def invoke(self, ctx: Any) -> Any:
+        """Run the verb; Ctrl-C becomes ``Interrupted``."""
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -239,7 +240,7 @@ def interpolate(
     from vaelid.reporting import plots
 
     opened = _open(run, device, allow_code, out)
-    images = _some_images(opened, files, 2 * paths)
+    images = _some_images(opened, files, paths, each=2)
     if len(images) < 2 or (files and len(images) % 2):
         raise UserError(f"A path needs two images; {len(images)} came.", "Give two images for each path.")
     ends = len(images) // 2 * 2
@@ -381,19 +382,19 @@ def _open(path: Path, device: str, allow_code: bool, out: Path | None = None) ->
     return open_run(path, device=device, allow_code=allow_code)
 
 
-def _some_images(run: Run, files: list[Path] | None, count: int) -> torch.Tensor:
-    """All images of the files, or the first of the test split."""
+def _some_images(run: Run, files: list[Path] | None, count: int, each: int = 1) -> torch.Tensor:
+    """All images of the files, or the first of the test split, so many for ``each`` of ``-n`` shown."""
     import torch
 
     if count < 1:
-        raise UserError("-n must be at least 1.")
+        raise UserError(f"-n must be at least 1; it is {count}.")
     split = run.open_files(files) if files else run.split("test")
-    return split.batch(torch.arange(len(split) if files else min(count, len(split))))
+    return split.batch(torch.arange(len(split) if files else min(count * each, len(split))))
 
 
 def _write_images(run: Run, images: torch.Tensor, out: Path, draw: Callable[[np.ndarray], Figure]) -> None:
     from vaelid.reporting.export import write_images
 
     array = images.cpu().numpy()
-    write_images(out, array, draw, rescale=run.about["data"]["support"] == "real")
+    write_images(out, array, draw, run.shades)
     print(f"{out}: {array.shape}" if out.suffix == ".npy" else out)

@@ -74,6 +74,7 @@ class GaussianMixture(Distribution):
 
     @property
     def mean(self) -> Tensor:
+        """E[z] = Σ_c w_c μ_c, ``(L,)``."""
         return self.log_weights.exp() @ self.component_mean
 
     @property
@@ -124,10 +125,12 @@ class FactorizedGaussianMixture(Distribution):
 
     @property
     def mean(self) -> Tensor:
+        """E[z], ``(L,)``: that of the joint mixture, since each coordinate has the same marginal."""
         return self._joint.mean  # means and variances of coordinates do not see the dependence between them
 
     @property
     def variance(self) -> Tensor:
+        """Var[z_d], ``(L,)``: that of the joint mixture; only the covariances differ, which are 0 here."""
         return self._joint.variance
 
 
@@ -158,11 +161,13 @@ class LevelCategorical(Distribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: Shape = ()) -> Tensor:
+        """Pixel values k/(n−1), ``(*sample_shape, *batch, *X)``."""
         level = Categorical(logits=self.logits, validate_args=False).sample(Size(sample_shape))
         return level.to(self.logits.dtype) / (self.levels - 1)
 
     @property
     def mean(self) -> Tensor:
+        """E[k]/(n−1) of each pixel, ``(*batch, *X)``."""
         grid = torch.linspace(0, 1, self.levels, dtype=self.logits.dtype, device=self.logits.device)
         return torch.softmax(self.logits, dim=-1) @ grid
 
@@ -196,6 +201,7 @@ class DiscretizedGaussian(Distribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: Shape = ()) -> Tensor:
+        """Pixel values k/(n−1), ``(*sample_shape, *batch, *X)``: a Gaussian draw moved to the nearest level, the ends clipped."""
         shape = Size(sample_shape) + self.location.shape
         draw = self.location + self.scale * torch.randn(shape, dtype=self.location.dtype, device=self.location.device)
         return (draw * (self.levels - 1)).round().clamp(0, self.levels - 1) / (self.levels - 1)

@@ -175,6 +175,11 @@ class RunFolder:
         return content
 
     def write_json(self, file: Path, content: Mapping[str, Any]) -> None:
+        """Replace a JSON file in one step.
+
+        Raises:
+            MachineError: if the disk refuses; the old file is still there.
+        """
         write_atomic(file, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
     def write_arrays(self, file: Path, arrays: Mapping[str, np.ndarray]) -> None:

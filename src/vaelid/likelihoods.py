@@ -72,9 +72,11 @@ class BernoulliLikelihood(Likelihood):
 
     @classmethod
     def network_outputs(cls, shape: tuple[int, ...]) -> int:
+        """D: one logit per pixel."""
         return math.prod(shape)
 
     def forward(self, z: Tensor) -> Independent[Bernoulli]:
+        """Independent pixels with mean sigmoid(l), ``(K, B)`` of ``*X``."""
         logits = self.network(z).to(z.dtype).unflatten(-1, self.shape)
         return Independent(Bernoulli(logits=logits, validate_args=False), len(self.shape), validate_args=False)
 
@@ -103,9 +105,11 @@ class CategoricalLikelihood(Likelihood):
 
     @classmethod
     def network_outputs(cls, shape: tuple[int, ...], levels: int) -> int:
+        """D · n: one logit per pixel and level."""
         return math.prod(shape) * levels
 
     def forward(self, z: Tensor) -> LevelCategorical:
+        """Independent pixels on the grid k/(n−1), ``(K, B)`` of ``*X``."""
         logits = self.network(z).to(z.dtype).unflatten(-1, (*self.shape, self.levels))
         return LevelCategorical(logits, event_dims=len(self.shape))
 
@@ -188,9 +192,11 @@ class GaussianLikelihood(Likelihood):
 
     @classmethod
     def network_outputs(cls, shape: tuple[int, ...], scale: Scale = "learned") -> int:
+        """D means, and as many scales with ``per-pixel``."""
         return _MeanAndScale.network_outputs(shape, scale)
 
     def forward(self, z: Tensor) -> Independent[Normal]:
+        """Independent normal pixels, ``(K, B)`` of ``*X``; ``log_prob`` is a log density."""
         mean, scale = self.mean_and_scale(z)
         return diagonal_normal(mean, scale, event_dims=len(self.shape))
 
@@ -230,9 +236,11 @@ class DiscretizedGaussianLikelihood(Likelihood):
 
     @classmethod
     def network_outputs(cls, shape: tuple[int, ...], scale: Scale = "learned") -> int:
+        """D means, and as many scales with ``per-pixel``."""
         return _MeanAndScale.network_outputs(shape, scale)
 
     def forward(self, z: Tensor) -> DiscretizedGaussian:
+        """Independent pixels on the grid k/(n−1), ``(K, B)`` of ``*X``; ``log_prob`` is a log probability."""
         mean, scale = self.mean_and_scale(z)
         return DiscretizedGaussian(mean, scale, self.levels, event_dims=len(self.shape))
 

@@ -69,6 +69,7 @@ class MLP(Network):
         return self._linear[-1].bias
 
     def extra_repr(self) -> str:
+        """The widths from input to output, as ``64-512-512-40``."""
         return "-".join(str(width) for width in [self._linear[0].in_features, *(layer.out_features for layer in self._linear)])
 
     @property

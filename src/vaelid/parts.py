@@ -64,7 +64,10 @@ def find(kind: str, name: str, code: Mapping[str, str], folder: Path) -> Callabl
         )
     file, class_name = split_name(name)
     if file.name not in code:
-        raise PartError(f"The recipe names {name} as its {kind}, but has no SHA-256 of {file.name} under [code].")
+        raise PartError(
+            f"The recipe names {name} as its {kind}, but has no SHA-256 of {file.name} under [code].",
+            "Restore the recipe.toml that training wrote: it has one.",
+        )
     found = load_class(folder / file, class_name, code[file.name])
     if not issubclass(found, known.base):
         base = f"vaelid.{known.base.__name__}"

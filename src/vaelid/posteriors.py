@@ -44,9 +44,11 @@ class GaussianPosterior(Posterior):
 
     @classmethod
     def network_outputs(cls, latent: int) -> int:
+        """2 L: μ, then log σ²."""
         return 2 * latent
 
     def forward(self, x: Tensor) -> Independent[Normal]:
+        """N(μ(x), diag σ²(x)) for images ``(B, *X)``, with ``rsample``."""
         # Densities are always float32 or better: under bfloat16 autocast only the network's products are short.
         mean, log_variance = self.network(x).to(x.dtype).chunk(2, dim=-1)
         return diagonal_normal(mean, (0.5 * log_variance).exp())

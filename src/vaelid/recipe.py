@@ -112,11 +112,15 @@ class Recipe:
             folders.add(file.resolve().parent)
             recipe = recipe._with(kind, replace(part, name=f"{file.name}:{class_name}"))
         if len(folders) > 1:
-            raise PartError(f"Files of user code must lie in one folder; they lie in {', '.join(map(str, sorted(folders)))}.")
+            places = ", ".join(map(str, sorted(folders)))
+            raise PartError(f"Files of user code must lie in one folder; they lie in {places}.", "Put them side by side.")
         for name, digest in code.items():
             known = self.code.get(name, digest)
             if known != digest:
-                raise SettingError(f"{name} is not the file that the recipe was made with (SHA-256 {known[:12]}…).")
+                raise SettingError(
+                    f"{name} is not the file that the recipe was made with: its SHA-256 is {digest[:12]}…, not {known[:12]}….",
+                    f"Restore the file, or take {name!r} out of [code] to train with it as it is now.",
+                )
         return replace(recipe, code=code), folders.pop() if folders else Path()
 
     def resolve(self, folder: Path) -> Recipe:
@@ -222,7 +226,7 @@ SHORTCUTS: dict[str, tuple[str, ...]] = {  # short names of settings, for the co
 }
 
 
-def from_toml(text: str, where: str = "the recipe") -> Recipe:
+def from_toml(text: str, where: str = "") -> Recipe:
     """A recipe from TOML text.
 
     Raises:
@@ -231,7 +235,9 @@ def from_toml(text: str, where: str = "the recipe") -> Recipe:
     try:
         return from_dict(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
-        raise SettingError(f"{where} is not valid TOML: {error}.") from error
+        raise SettingError(f"{where or 'The recipe'} is not valid TOML: {error}.") from error
+    except SettingError as error:
+        raise SettingError(f"{where}: {error.problem}" if where else error.problem, error.remedy) from error
 
 
 def from_dict(sections: Mapping[str, Any]) -> Recipe:

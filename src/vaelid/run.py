@@ -22,7 +22,7 @@ from torch import Tensor
 
 from vaelid import __version__
 from vaelid.build import build_model, read_inputs
-from vaelid.data import Data, Images, Split, load_data, load_like, whole
+from vaelid.data import Data, Images, Shades, Split, load_data, load_like, whole
 from vaelid.distributions import GaussianMixture
 from vaelid.errors import DataError, Diverged, Interrupted, MachineError, PartError, RunError, UserError
 from vaelid.evaluation.compare import Comparison, compare_results
@@ -61,6 +61,7 @@ class Run:
 
     @cached_property
     def recipe(self) -> Recipe:
+        """All settings, resolved, as recipe.toml has them."""
         return self.folder.recipe()
 
     @cached_property
@@ -101,6 +102,11 @@ class Run:
                 f"{self.folder.weights_file} does not belong to recipe.toml: {reason}", "Restore the files of the run."
             ) from error
         return model.to(self.device).eval().requires_grad_(False)
+
+    @property
+    def shades(self) -> Shades:
+        """Which pixel values its pictures show as black and as white."""
+        return Shades(**self.about["data"].get("shades", {}))  # runs from before they were kept show [0, 1]
 
     @cached_property
     def data(self) -> Data:
@@ -199,7 +205,7 @@ class Run:
         self.folder.write_arrays(self.folder.results / f"{split.name}.npz", values)
         self.folder.write_json(self.folder.results_file, {**self.results, split.name: results})
         partial.unlink(missing_ok=True)
-        shown = pictures(model, split, values["nll"], self.sample(_SHOWN))
+        shown = pictures(model, split, values["nll"], self.sample(_SHOWN), self.shades)
         self.folder.write_arrays(self.folder.samples / f"{split.name}.npz", shown)
         evaluation_figures(self.folder, split.name, split.images.label_names)
         return results

@@ -56,6 +56,7 @@ class Option:
 
     @property
     def required(self) -> bool:
+        """Whether a value must be given: there is no default."""
         return self.default is inspect.Parameter.empty
 
     @property

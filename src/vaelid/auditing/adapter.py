@@ -56,6 +56,7 @@ class Target:
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
+        """Trainable or not, by name; empty for a bare distribution."""
         return dict(self.module.named_parameters()) if self.module is not None else {}
 
     @property
@@ -123,6 +124,7 @@ class Face:
 
     @property
     def reparameterized(self) -> bool:
+        """Whether :meth:`rdraw` can be asked for: the part says that it has ``rsample``."""
         return bool(getattr(self.inner, "has_rsample", False))
 
     @cached_property
@@ -147,9 +149,11 @@ class Plain:
         self.has_rsample = False
 
     def log_prob(self, x: Tensor) -> Tensor:
+        """What the module says about draws ``(n, *E)``: ``(n,)`` nats, if it keeps to the contract."""
         return self.module.log_prob(x)
 
     def sample(self, n: int) -> Tensor:
+        """``n`` draws, ``(n, *E)``; a count, where torch distributions take a shape."""
         return self.module.sample(n)
 
 
@@ -180,10 +184,12 @@ class Evidence:
 
     @property
     def name(self) -> str:
+        """Of the target, as findings call it."""
         return self.target.name
 
     @property
     def conditions(self) -> int:
+        """B: 1 for a prior or a distribution, the number of images or latents else."""
         return self.x.shape[1]
 
     @property

@@ -37,6 +37,7 @@ class Domain:
 
     @property
     def discrete(self) -> bool:
+        """Whether events have probabilities, not densities: few values occur, or a grid is declared."""
         return self.values is not None
 
     @property

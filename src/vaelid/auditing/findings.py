@@ -70,6 +70,7 @@ class AuditReport:
 
     @property
     def failures(self) -> tuple[Finding, ...]:
+        """Findings that failed, Holm's correction for the whole family included; in the order of the tests."""
         return tuple(f for f in self.findings if f.verdict == "fail")
 
     @property
@@ -90,6 +91,7 @@ class AuditReport:
         return {**head, **how, "findings": [_plain(asdict(f)) for f in self.findings]}
 
     def to_json(self) -> str:
+        """The text of ``audit.json``: :meth:`to_dict`, with a newline at the end."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

@@ -76,6 +76,7 @@ class Mixture(Proposal):
         return self.mean[component] + (self._factor[component] @ noise).squeeze(-1)
 
     def features(self, y: Tensor) -> Tensor:
+        """The shares that the components claim of each draw, ``(n, K)``; none for a single component."""
         return torch.softmax(self._log_joint(y), dim=1) if len(self.mean) > 1 else y[:, :0]
 
 
@@ -129,6 +130,7 @@ class Straightened(Proposal):
         return u, slope.sum(1)
 
     def log_prob(self, y: Tensor) -> Tensor:
+        """Density in the coordinates of ``y``: that of u plus log |du/dy|, ``(n,)`` nats."""
         u, log_slope = self._straighten(y)
         return self.inner.log_prob(u) + log_slope
 
@@ -137,6 +139,7 @@ class Straightened(Proposal):
         return self.center + self.spread * torch.where(self.heavy, torch.sinh(u), u)
 
     def features(self, y: Tensor) -> Tensor:
+        """tanh u, its squares, its products of two coordinates (for D ≤ 24), and the features of the inner proposal."""
         u, _ = self._straighten(y)
         waves = torch.tanh(u)
         columns = [waves, waves.square(), self.inner.features(u)]
@@ -190,6 +193,7 @@ class Histograms(Proposal):
         return torch.bucketize(y.contiguous(), between)
 
     def log_prob(self, y: Tensor) -> Tensor:
+        """log probability of whole events, ``(n,)`` nats; −∞ for a value that is not on the grid."""
         place, dims = self._place(y), torch.arange(y.shape[1])
         known = ((y - self.values[place]).abs() <= 1e-3 * self.gap).all(1)
         return torch.where(known, self.probability.log()[dims, place].sum(1), -math.inf)
@@ -198,6 +202,7 @@ class Histograms(Proposal):
         return self.values[torch.multinomial(self.probability, n, replacement=True).T]
 
     def features(self, y: Tensor) -> Tensor:
+        """The values themselves on the scale 0 … 1, ``(n, D)``."""
         spread = self.values[-1] - self.values[0] or 1.0
         return ((y - self.values[0]) / spread).double()
 
@@ -215,6 +220,7 @@ class Table(Proposal):
         return (y.unsqueeze(1) == self.events).all(-1)
 
     def log_prob(self, y: Tensor) -> Tensor:
+        """log frequency of the event among the draws it was fitted to, ``(n,)`` nats; −∞ for an event that did not occur."""
         match = self._match(y)
         return torch.where(match.any(1), self.probability[match.double().argmax(1)].log(), -math.inf)
 
@@ -222,6 +228,7 @@ class Table(Proposal):
         return self.events[torch.multinomial(self.probability, n, replacement=True)]
 
     def features(self, y: Tensor) -> Tensor:
+        """One indicator for each event that occurred, ``(n, events)``."""
         return self._match(y).double()
 
 

@@ -19,6 +19,7 @@ from vaelid.data.files import load_like, read_source
 from vaelid.data.images import Images
 from vaelid.data.mnist import load_binarized_mnist, load_mnist
 from vaelid.data.settings import DataSettings
+from vaelid.data.shades import Shades
 from vaelid.data.splits import Data, Split, split_data, whole
 from vaelid.settings import check, options_of, unknown
 
@@ -29,6 +30,7 @@ __all__ = [
     "DataSettings",
     "Dataset",
     "Images",
+    "Shades",
     "Split",
     "load_data",
     "load_like",

@@ -75,6 +75,7 @@ class Keep(Binarization):
         return "none"
 
     def support(self, images: Images) -> Support:
+        """That of the stored pixels, whatever it is."""
         return images.support
 
 
@@ -91,6 +92,7 @@ class Dynamic(Binarization):
         return _bernoulli(gray, _access_keys(draw))
 
     def protocol(self, held_out: bool, settings: DataSettings) -> str:
+        """Held-out images name their seed: figures of two runs compare only under the same one."""
         if held_out:
             return f"binarized once with seed {settings.binarization_seed}, the same for every model"
         return "redrawn in every epoch"
@@ -122,6 +124,7 @@ class Threshold(Binarization):
         return f"1 where the gray value is above {settings.threshold:g}, else 0"
 
     def identity(self, held_out: bool, settings: DataSettings) -> str:
+        """The threshold to its last digit, which ``protocol`` shortens."""
         return f"threshold:{settings.threshold!r}"
 
 

@@ -60,7 +60,7 @@ def read_image_files(source: str, paths: Sequence[Path], names: Sequence[str], s
         listing = "\n".join(f"  {name}: {reason}" for name, reason in bad.items())
         raise DataError(
             f"{len(bad)} of {len(names)} image files in {source} cannot be read:\n{listing}",
-            "Repair or remove them, or set data.skip_bad = true to go on without them." if good else "",
+            "Repair or remove them, or train with --skip-bad (data.skip_bad = true) to go on without them." if good else "",
         )
     _check_sizes(source, good)
     pixels = torch.from_numpy(_stacked(list(good.values())))

@@ -108,6 +108,9 @@ def load_binarized_mnist(settings: DataSettings) -> Data:
     return assemble(images, settings, *_FIXED)
 
 
+_ANOTHER_FILE = "Replace it by the original file."
+
+
 def read_idx(raw: bytes, name: str) -> np.ndarray:
     """The array of bytes in an IDX file: two zero bytes, type 8 (uint8), number of sizes, sizes (big-endian), values.
 
@@ -115,11 +118,11 @@ def read_idx(raw: bytes, name: str) -> np.ndarray:
         DataError: another header, or not as many values as it promises.
     """
     if len(raw) < 4 or raw[:3] != b"\0\0\x08" or len(raw) < 4 + 4 * raw[3]:
-        raise DataError(f"{name} is no IDX file of bytes: it begins with {raw[:4].hex(' ') or 'nothing'}.")
+        raise DataError(f"{name} is no IDX file of bytes: it begins with {raw[:4].hex(' ') or 'nothing'}.", _ANOTHER_FILE)
     start = 4 + 4 * raw[3]
     shape = struct.unpack(f">{raw[3]}I", raw[4:start])
     if len(raw) - start != np.prod(shape):
-        raise DataError(f"{name} promises {' x '.join(map(str, shape))} values; {len(raw) - start} came.")
+        raise DataError(f"{name} promises {' x '.join(map(str, shape))} values; {len(raw) - start} came.", _ANOTHER_FILE)
     return np.frombuffer(raw, dtype=np.uint8, offset=start).reshape(shape)
 
 

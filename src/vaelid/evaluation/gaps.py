@@ -91,7 +91,7 @@ def best_gaussian(model: VAE, x: Tensor, ids: Tensor, plan: GapPlan, tick: Tick 
     with torch.no_grad():
         prior, q = model.prior(), model.posterior(x)
     if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal)):
-        raise PartError(f"The gaps are split for a diagonal Gaussian q(z|x); this one is a {type(q).__name__}.")
+        raise PartError(f"The gaps are split for a diagonal Gaussian q(z|x); this one is {type(q).__name__}.")
     first_mean, first_scale = q.base_dist.loc, q.base_dist.scale
     # In units of the encoder's own scale, one step size suits narrow and wide latents alike.
     shift, log_variance = torch.zeros_like(first_mean), torch.zeros_like(first_scale)

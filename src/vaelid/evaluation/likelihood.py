@@ -82,6 +82,7 @@ class ElboTerms:
 
     @property
     def neg_elbo(self) -> Tensor:
+        """−ELBO per image at β = 1, ``(B,)`` nats."""
         return self.distortion + self.rate
 
 

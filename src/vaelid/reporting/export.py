@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from vaelid.data import Shades
 from vaelid.errors import MachineError, UserError
 from vaelid.reporting import plots
 
@@ -26,20 +27,18 @@ def require_ending(path: Path, endings: tuple[str, ...]) -> None:
         raise UserError(f"What to write into {path} is unclear: it {said}.", f"Give a file that ends in {' or '.join(endings)}.")
 
 
-def write_images(path: Path, images: np.ndarray, draw: Callable[[np.ndarray], Figure], rescale: bool = False) -> None:
+def write_images(path: Path, images: np.ndarray, draw: Callable[[np.ndarray], Figure], shades: Shades) -> None:
     """Images as an array (.npy) or as the figure that ``draw`` makes of them (.png, .pdf).
 
     Args:
-        rescale: stretch real-valued pixels to [0, 1] in a figure; otherwise values outside of it are clipped
+        shades: of the figure; the array holds the pixels as they are
     """
     require_ending(path, (*PICTURES, ".npy"))
     with _writing(path):
         if path.suffix == ".npy":
             np.save(path, images)
         else:
-            low, high = (float(images.min()), float(images.max())) if rescale else (0.0, 1.0)
-            shown = (images - low) / max(high - low, 1e-6)
-            draw(shown).savefig(path, dpi=plots.DPI, facecolor="white")
+            draw(shades.of_pixels(images)).savefig(path, dpi=plots.DPI, facecolor="white")
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaelid.data import Split
+from vaelid.data import Shades, Split
 from vaelid.distributions import GaussianMixture
 from vaelid.evaluation.evaluate import Arrays
 from vaelid.evaluation.latents import posterior_mean
@@ -15,36 +15,33 @@ from vaelid.vae import VAE, Samples
 _PAIRS = 10  # images beside their reconstructions
 _EXTREMES = 10  # likeliest and unlikeliest images, of each
 _MOST_COMPONENTS = 100
-_LOOKED_AT = 1000  # images from which the range of real values is taken
 
 
 @torch.no_grad()
-def pictures(model: VAE, split: Split, nll: np.ndarray, samples: Samples) -> Arrays:
+def pictures(model: VAE, split: Split, nll: np.ndarray, samples: Samples, shades: Shades) -> Arrays:
     """Images by what they show, each ``(N, *X)``, with the numbers that stand beside them.
 
     Args:
         nll: of the split's images, ``(N,)`` nats
         samples: from the model
+        shades: of all pictures of the run
     """
     originals = split.batch(torch.arange(min(_PAIRS, len(split))))
-    shown = {"means": samples.means, "draws": samples.draws, "originals": originals}
+    shown, beside = {"means": samples.means, "draws": samples.draws, "originals": originals}, {}
     center = posterior_mean(model.encode(originals))
     if center is not None:
         shown["reconstructions"] = decoded_means(model, center)
     for name, positions in zip(("likeliest", "unlikeliest"), extremes(nll), strict=True):
         if len(positions):
             shown[name] = split.batch(torch.from_numpy(positions))
-            shown[f"{name}_nll"] = torch.from_numpy(nll[positions])
+            beside[f"{name}_nll"] = torch.from_numpy(nll[positions])
     prior = model.prior()
     if isinstance(prior, GaussianMixture):
         order = prior.log_weights.argsort(descending=True)[:_MOST_COMPONENTS]
         shown["components"] = decoded_means(model, prior.component_mean[order])
-        shown["component_weights"] = prior.log_weights.exp()[order]
-    if split.support.name == "real":  # pictures show [0, 1]
-        seen = split.batch(torch.arange(min(_LOOKED_AT, len(split))))
-        low, span = seen.min(), (seen.max() - seen.min()).clamp_min(1e-6)
-        shown = {name: (value - low) / span if value.shape[1:] == split.shape else value for name, value in shown.items()}
-    return {name: value.cpu().numpy() for name, value in shown.items()}
+        beside["component_weights"] = prior.log_weights.exp()[order]
+    gray = {name: shades.of_pixels(images) for name, images in shown.items()}
+    return {name: value.cpu().numpy() for name, value in (gray | beside).items()}
 
 
 def decoded_means(model: VAE, z: Tensor) -> Tensor:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vaelid.build import describe_inputs
-from vaelid.data import Data
+from vaelid.data import Data, Shades
 from vaelid.environment import describe_machine
 from vaelid.errors import RunError
 from vaelid.folder import RunFolder, write_atomic
@@ -59,20 +60,21 @@ def begin(folder: RunFolder, code: Mapping[str, bytes], data: Data, device: torc
     Args:
         code: the files of user code, by name
     """
+    shades = Shades.of(data.train)
     about = {
         **describe_machine(device),
         "engine": ENGINE,
         "dtype": DTYPE,
         "threads": torch.get_num_threads(),
-        "data": {"name": data.name, "fingerprint": data.fingerprint, **describe_inputs(data)},
+        "data": {"name": data.name, "fingerprint": data.fingerprint, **describe_inputs(data), "shades": asdict(shades)},
         "init_from": str(init_from.resolve()) if init_from else None,
         "outcome": "",
     }
     folder.write_json(folder.environment_file, about)
     for name, content in code.items():
         write_atomic(folder.code / name, content)
-    real = data.train.batch(torch.arange(min(REAL_IMAGES, len(data.train)))).clamp(0, 1)
-    folder.write_arrays(folder.real_file, {"images": real.cpu().numpy()})
+    real = data.train.batch(torch.arange(min(REAL_IMAGES, len(data.train))))
+    folder.write_arrays(folder.real_file, {"images": shades.of_pixels(real).cpu().numpy()})
     folder.keep_metrics(0)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from vaelid.data import Shades
 from vaelid.errors import RunError
 from vaelid.folder import RunFolder
 from vaelid.training.surroundings import own_randomness
@@ -18,12 +19,12 @@ COUNT = 16
 class Snapshots:
     """Pixel means of 16 samples per improved epoch.
 
-    Stored in ``samples/progress.npz`` as ``epochs`` (T,) and ``means`` (T, 16, *X) uint8.
+    Stored in ``samples/progress.npz`` as ``epochs`` (T,) and ``means`` (T, 16, *X) uint8, 0 black and 255 white in ``shades``.
     """
 
-    def __init__(self, folder: RunFolder, seed: int) -> None:
+    def __init__(self, folder: RunFolder, seed: int, shades: Shades) -> None:
         self.file = folder.progress_file
-        self.folder, self.seed = folder, seed
+        self.folder, self.seed, self.shades = folder, seed, shades
         self.epochs: list[int] = []
         self.means: list[np.ndarray] = []
         self.saved = True
@@ -31,7 +32,7 @@ class Snapshots:
     def take(self, model: VAE, epoch: int) -> None:
         """Sample with fixed random numbers; training's own generator is left as it was."""
         with own_randomness(self.seed):
-            means = model.sample(COUNT).means
+            means = self.shades.of_pixels(model.sample(COUNT).means)
         self.epochs.append(epoch)
         self.means.append((means.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
         self.saved = False

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from vaelid.build import build_model, build_objective, build_optimizer, build_schedule
-from vaelid.data import Data
+from vaelid.data import Data, Shades
 from vaelid.errors import DataError, MachineError, RunError, SupportError
 from vaelid.evaluation.likelihood import PosteriorDraws
 from vaelid.folder import RunFolder, write_atomic
@@ -92,7 +92,7 @@ def prepare(folder: RunFolder, recipe: Recipe, data: Data, device: torch.device,
         weights=weights,
         optimizer=build_optimizer(recipe, [weights.flat], code),
         schedule=build_schedule(recipe, code),
-        snapshots=Snapshots(folder, recipe.training.seed),
+        snapshots=Snapshots(folder, recipe.training.seed, Shades.of(data.train)),
     )
 
 

@@ -31,6 +31,7 @@ class Validation:
 
     @property
     def neg_elbo(self) -> float:
+        """−ELBO = distortion + rate at β = 1; what early stopping goes by."""
         return self.distortion + self.rate
 
 
