@@ -53,6 +53,21 @@ def test_every_option_reaches_torchs(name: str) -> None:
         torch.testing.assert_close(a, b)
 
 
+def test_adamax_is_torchs_bit_for_bit() -> None:
+    torch.manual_seed(0)
+    ours, torchs = (nn.Parameter(torch.linspace(-1, 1, 1000)) for _ in range(2))
+    one = OPTIMIZERS["adamax"]([ours], lr=0.1, weight_decay=0.01)
+    other = torch.optim.Adamax([torchs], lr=0.1, weight_decay=0.01, foreach=False)
+    for _ in range(30):
+        gradient = torch.randn(1000) * torch.logspace(-12, 3, 1000)
+        for parameter, optimizer in ((ours, one), (torchs, other)):
+            parameter.grad = gradient.clone()
+            optimizer.step()
+    assert torch.equal(ours, torchs)
+    assert one.step(lambda: 1.5) == 1.5
+    assert one.state_dict()["state"][0].keys() == other.state_dict()["state"][0].keys()
+
+
 def test_constant_warms_up_and_stays() -> None:
     assert [Constant(4).factor(step, 10, 0) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
     assert Constant().factor(0, 10, 0) == 1

@@ -23,6 +23,46 @@ from vaelid.settings import Count, Fraction, NonNegative, NonNegativeInt, Positi
 Parameters = Iterable[nn.Parameter]
 
 
+class InPlaceAdamax(Optimizer):
+    """The steps of ``torch.optim.Adamax``, bit for bit, without its temporary vectors; the gradient is used up.
+
+    m ← m + (1 − β₁)(g − m),  u ← max(β₂ u, |g| + ε),  θ ← θ − lr/(1 − β₁ᵗ) · m/u
+
+    The update is all memory traffic, and on a CPU it is a quarter of a training step at batch 32
+    (``benchmarks/training_epoch.py``).
+
+    Args:
+        parameters: to be trained
+        defaults: ``lr``, ``betas``, ``eps``, ``weight_decay``, as torch's
+    """
+
+    def __init__(self, parameters: Parameters, defaults: dict[str, Any]) -> None:
+        super().__init__(parameters, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of every parameter that has a gradient, which holds |g| + ε afterwards; gives what ``closure`` gives."""
+        with torch.enable_grad():
+            loss = closure() if closure is not None else None
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad, group)
+        return loss
+
+    def _update(self, parameter: nn.Parameter, grad: torch.Tensor, group: dict[str, Any]) -> None:
+        state, (beta1, beta2) = self.state[parameter], group["betas"]
+        if not state:  # torch's names: a checkpoint does not depend on which of the two wrote it
+            state["step"] = torch.zeros(())
+            state["exp_avg"], state["exp_inf"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        state["step"] += 1
+        if group["weight_decay"]:
+            grad.add_(parameter, alpha=group["weight_decay"])
+        average, largest = state["exp_avg"].lerp_(grad, 1 - beta1), state["exp_inf"].mul_(beta2)
+        torch.maximum(largest, grad.abs_().add_(group["eps"]), out=largest)
+        parameter.addcdiv_(average, largest, value=-group["lr"] / (1 - beta1 ** state["step"].item()))
+
+
 def adamax(
     parameters: Parameters,
     lr: Positive = 1e-3,
@@ -32,7 +72,7 @@ def adamax(
     weight_decay: NonNegative = 0.0,
 ) -> Optimizer:
     """Adam with the infinity norm: steps of at most lr. References: Kingma & Ba 2015, algorithm 2."""
-    return torch.optim.Adamax(parameters, lr=lr, betas=(beta1, beta2), eps=eps, weight_decay=weight_decay, foreach=False)
+    return InPlaceAdamax(parameters, {"lr": lr, "betas": (beta1, beta2), "eps": eps, "weight_decay": weight_decay})
 
 
 def adam(
