@@ -49,12 +49,14 @@ from vaelid.priors import StandardNormalPrior
 from vaelid.vae import VAE
 
 
-class HalfDetached(GaussianPosterior):
-    """Says that it is reparameterized, but its scale is cut off from the samples."""
+class _OtherNormal(GaussianPosterior):
+    """A Gaussian posterior whose normal distribution is one of these."""
+
+    normal: type[Normal]
 
     def forward(self, x: Tensor) -> Independent[Normal]:
-        q = super().forward(x)
-        return Independent(_DetachedNormal(q.base_dist.loc, q.base_dist.scale, validate_args=False), 1, validate_args=False)
+        base = super().forward(x).base_dist
+        return Independent(self.normal(base.loc, base.scale, validate_args=False), 1, validate_args=False)
 
 
 class _DetachedNormal(Normal):
@@ -62,17 +64,21 @@ class _DetachedNormal(Normal):
         return self.loc + self.scale.detach() * torch.randn(self._extended_shape(sample_shape))
 
 
-class FullyDetached(GaussianPosterior):
-    """Its samples carry no gradient at all."""
-
-    def forward(self, x: Tensor) -> Independent[Normal]:
-        q = super().forward(x)
-        return Independent(_NoGradient(q.base_dist.loc, q.base_dist.scale, validate_args=False), 1, validate_args=False)
-
-
 class _NoGradient(Normal):
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         return super().rsample(sample_shape).detach()
+
+
+class HalfDetached(_OtherNormal):
+    """Says that it is reparameterized, but its scale is cut off from the samples."""
+
+    normal = _DetachedNormal
+
+
+class FullyDetached(_OtherNormal):
+    """Its samples carry no gradient at all."""
+
+    normal = _NoGradient
 
 
 class ClampedBernoulli(BernoulliLikelihood):

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Laplace, Normal
 
 from exact_models import as_split, linear_gaussian
+from own_posteriors import ByFunction
 from vaelid.errors import SettingError
 from vaelid.evaluation import aggregate
 from vaelid.evaluation.aggregate import AggregatePlan, aggregate_images, log_mixture, summarize_aggregate
@@ -21,20 +22,9 @@ from vaelid.progress import Silent
 from vaelid.vae import VAE
 
 
-class Code(Posterior):
+def code(spacing: float, scale: float, family: type[Distribution] = Normal) -> ByFunction:
     """q(z|x) = a distribution around ``spacing`` × the first pixel."""
-
-    def __init__(self, spacing: float, scale: float, family: type[Distribution] = Normal) -> None:
-        super().__init__()
-        self.spacing, self.scale, self.family = spacing, scale, family
-
-    @classmethod
-    def network_outputs(cls, latent: int) -> int:
-        return 0
-
-    def forward(self, x: Tensor) -> Independent:
-        mean = self.spacing * x[:, :1]
-        return Independent(self.family(mean, torch.full_like(mean, self.scale)), 1)
+    return ByFunction(lambda x: Independent(family(spacing * x[:, :1], torch.full_like(x[:, :1], scale)), 1))
 
 
 def coded(posterior: Posterior) -> VAE:
@@ -51,7 +41,7 @@ def summary(model: VAE, x: Tensor, plan: AggregatePlan) -> dict[str, dict[str, f
 
 
 def test_latents_that_ignore_the_image_carry_nothing() -> None:
-    found = summary(coded(Code(0.0, 0.5)), counted(20), AggregatePlan(samples=50))
+    found = summary(coded(code(0.0, 0.5)), counted(20), AggregatePlan(samples=50))
     assert found["mutual_information"]["value"] == pytest.approx(0, abs=1e-9)
     assert found["mutual_information"]["monte_carlo_se"] == pytest.approx(0, abs=1e-9)
     rate = 0.5 * (0.25 - 1 - 2 * math.log(0.5))
@@ -61,7 +51,7 @@ def test_latents_that_ignore_the_image_carry_nothing() -> None:
 
 
 def test_latents_that_name_the_image_carry_log_n() -> None:
-    found = summary(coded(Code(1.0, 0.01)), counted(20), AggregatePlan())
+    found = summary(coded(code(1.0, 0.01)), counted(20), AggregatePlan())
     assert found["mutual_information"]["value"] == pytest.approx(math.log(20), abs=1e-9)
     assert found["ceiling"] == math.log(20)
     assert found["at_ceiling"]
@@ -69,7 +59,7 @@ def test_latents_that_name_the_image_carry_log_n() -> None:
 
 @pytest.mark.parametrize("family", [Normal, Laplace])
 def test_two_images_by_quadrature(family: type[Distribution]) -> None:
-    found = summary(coded(Code(1.5, 0.8, family)), counted(2), AggregatePlan(samples=4000))
+    found = summary(coded(code(1.5, 0.8, family)), counted(2), AggregatePlan(samples=4000))
     z = torch.linspace(-25, 30, 200_001).double().unsqueeze(1)
     log_q = family(torch.tensor([0.0, 1.5]).double(), torch.tensor(0.8).double()).log_prob(z)  # (grid, 2)
     width = float(z[1] - z[0])

@@ -9,20 +9,22 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Independent, Normal
+from torch.distributions import Categorical, Normal
 
 from broken_parts import BatchStatistics, CenteredBatch, model
 from broken_priors import Gaussian
+from own_posteriors import ByFunction
 from vaelid.auditing.adapter import Plan, as_target, gather
 from vaelid.auditing.audit import audit
 from vaelid.auditing.findings import AuditReport, Finding, exact, judged, rule
 from vaelid.auditing.normalization import normalization
 from vaelid.auditing.stein import stein
 from vaelid.auditing.whole_model import guards, whole_model
+from vaelid.distributions import diagonal_normal
 from vaelid.errors import PartError, SettingError
 from vaelid.likelihoods import GaussianLikelihood
 from vaelid.networks import MLP
-from vaelid.posteriors import GaussianPosterior, Posterior
+from vaelid.posteriors import GaussianPosterior
 from vaelid.priors import MixturePrior, StandardNormalPrior
 from vaelid.vae import VAE
 
@@ -127,23 +129,11 @@ class _Exact(VAE):
 
     def __init__(self, posterior_scale: float = math.sqrt(0.5), width: float = 1.0) -> None:
         likelihood = GaussianLikelihood(nn.Identity(), (2,), scale="fixed", sigma=width)
-        super().__init__(_Half(posterior_scale), likelihood, StandardNormalPrior(2))
+        posterior = ByFunction(lambda x: diagonal_normal(x / 2, torch.full_like(x, posterior_scale)))
+        super().__init__(posterior, likelihood, StandardNormalPrior(2))
 
     def log_evidence(self, x: Tensor) -> Tensor:
         return Normal(0.0, math.sqrt(2.0)).log_prob(x).sum(-1)
-
-
-class _Half(Posterior):
-    def __init__(self, scale: float) -> None:
-        super().__init__()
-        self.scale = scale
-
-    @classmethod
-    def network_outputs(cls, latent: int) -> int:
-        return latent
-
-    def forward(self, x: Tensor) -> Distribution:
-        return Independent(Normal(x / 2, torch.full_like(x, self.scale), validate_args=False), 1, validate_args=False)
 
 
 def test_oracle_and_calibration() -> None:
@@ -221,7 +211,7 @@ def test_conditions_can_be_given() -> None:
     part = GaussianPosterior(MLP((1, 2, 2), 4, (8,)), 2)
     assert audit(part, quick=True, given=torch.rand(5, 1, 2, 2)).verdict == "pass"
     with pytest.raises(PartError, match="given"):
-        audit(_Half(1.0))
+        audit(ByFunction(lambda x: diagonal_normal(x, x)))
 
 
 def test_shaking_tells_apart_what_is_equal_at_the_start() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from user_code import SOURCE
 from vaelid.build import (
     build_model,
     build_objective,
@@ -113,21 +114,7 @@ def test_parts_that_break_are_named_with_their_reason() -> None:
 
 # User code ----------------------------------------------------------------------------------------------------------------
 
-CODE = """
-import math
-import torch
-from torch import nn
-from vaelid import Likelihood, Network, Posterior, Prior
-from vaelid.distributions import LevelCategorical, diagonal_normal
-from vaelid.supports import levels as levels_support
-
-class Shifted(Prior):
-    def __init__(self, latent: int, shift: float = 2.0) -> None:
-        super().__init__()
-        self.shift = nn.Parameter(torch.full((latent,), shift))
-    def forward(self):
-        return diagonal_normal(self.shift, torch.ones_like(self.shift))
-
+BROKEN = """
 class Broken(Prior):
     def __init__(self, latent: int) -> None:
         self.nowhere.item
@@ -137,26 +124,6 @@ class Broken(Prior):
 class Unfinished(Prior):
     pass
 
-class Affine(Network):
-    def __init__(self, inputs, outputs) -> None:
-        super().__init__()
-        self.dims, self.map = len(inputs), nn.Linear(math.prod(inputs), outputs)
-    def forward(self, x):
-        return self.map(x.flatten(-self.dims))
-    @property
-    def output_bias(self):
-        return self.map.bias
-
-class Levels(Likelihood):
-    def __init__(self, network, shape, levels) -> None:
-        super().__init__()
-        self.network, self.shape, self.levels, self.support = network, shape, levels, levels_support(levels)
-    @classmethod
-    def network_outputs(cls, shape, levels):
-        return math.prod(shape) * levels
-    def forward(self, z):
-        return LevelCategorical(self.network(z).unflatten(-1, (*self.shape, self.levels)), len(self.shape))
-
 class Sizeless(Likelihood):
     def forward(self, z):
         pass
@@ -165,20 +132,20 @@ class Sizeless(Likelihood):
 
 @pytest.fixture
 def own(tmp_path: Path) -> Recipe:
-    (tmp_path / "own.py").write_text(CODE)
+    (tmp_path / "own.py").write_text(SOURCE + BROKEN)
     return replace(RECIPE, code={"own.py": sha256(tmp_path / "own.py")}, encoder=Part("mlp", {"hidden": (7,)}))
 
 
 def test_users_parts_work_as_built_in_ones_do(own: Recipe, tmp_path: Path) -> None:
     parts = {
-        kind: Part(f"own.py:{name}") for kind, name in (("encoder", "Affine"), ("decoder", "Affine"), ("likelihood", "Levels"))
+        kind: Part(f"own.py:My{name}")
+        for kind, name in (("encoder", "Network"), ("decoder", "Network"), ("likelihood", "Likelihood"))
     }
-    recipe = replace(own, **parts, prior=Part("own.py:Shifted", {"shift": 3.0})).resolve(tmp_path)
+    recipe = replace(own, **parts, prior=Part("own.py:MyPrior", {"width": 3.0})).resolve(tmp_path)
     model = build_model(recipe, (1, 2, 2), levels(5), tmp_path)
-    assert model.prior().mean.tolist() == [3, 3, 3]
+    assert model.prior().base_dist.scale.tolist() == [3, 3, 3]
     assert model(torch.zeros(4, 1, 2, 2), samples=2).log_weight.shape == (2, 4)
-    assert model(torch.zeros(4, 1, 2, 2)).rate_kind == "closed-form"
-    assert repr(model).splitlines()[1] == "  posterior: GaussianPosterior, 30 parameters, Affine()"
+    assert repr(model).splitlines()[1] == "  posterior: GaussianPosterior, 72 parameters, MyNetwork()"
 
 
 @pytest.mark.parametrize(

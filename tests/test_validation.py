@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.distributions import Distribution, Independent, Laplace
+from torch.distributions import Laplace
 
+from own_posteriors import ByFunction, Meanless
 from training_helpers import data_of, metrics_of, ready, tiny, train
 from vaelid.data import Data, DataSettings, Images, split_data
 from vaelid.likelihoods import GaussianLikelihood
 from vaelid.networks import MLP
-from vaelid.posteriors import GaussianPosterior, Posterior
+from vaelid.posteriors import GaussianPosterior
 from vaelid.priors import StandardNormalPrior
 from vaelid.supports import REAL
 from vaelid.training import validation
@@ -88,28 +89,9 @@ def test_one_image_is_enough() -> None:
     assert validate(model, data.validation, 1, 0, 0).active_units == 0
 
 
-class MeanlessPosterior(Posterior):
-    class Meanless(Independent):
-        @property
-        def mean(self) -> torch.Tensor:
-            raise NotImplementedError
-
-    def __init__(self, latent: int) -> None:
-        super().__init__()
-        self.latent = latent
-
-    @classmethod
-    def network_outputs(cls, latent: int) -> int:
-        return latent
-
-    def forward(self, x: torch.Tensor) -> Distribution:
-        base = Laplace(x[:, : self.latent], torch.ones(len(x), self.latent))
-        return self.Meanless(base, 1)
-
-
 def test_a_posterior_without_a_known_mean() -> None:
     model, data = linear_gaussian()
-    model.posterior = MeanlessPosterior(2)
+    model.posterior = ByFunction(lambda x: Meanless(Laplace(x[:, :2], torch.ones(len(x), 2)), 1))
     assert posterior_mean(model.posterior(torch.zeros(2, 4))) is None
     seen = validate(model, data.validation, 2, 0, 0)
     assert (seen.active_units, seen.latent) == (None, 0)

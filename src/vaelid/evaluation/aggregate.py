@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,9 +25,9 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from vaelid.data import Split
-from vaelid.errors import SettingError
 from vaelid.evaluation.collect import Arrays, Save, Tick, collect, mean_se
 from vaelid.evaluation.likelihood import PosteriorDraws
+from vaelid.evaluation.plans import identity_of, require_at_least
 from vaelid.progress import Reporter
 from vaelid.vae import VAE
 
@@ -46,13 +46,11 @@ class AggregatePlan:
     images: int = 200
 
     def __post_init__(self) -> None:
-        for name, least in (("samples", 2), ("images", 1)):
-            if getattr(self, name) < least:
-                raise SettingError(f"{name} must be at least {least}; it is {getattr(self, name)}.")
+        require_at_least(self, samples=2, images=1)
 
     def identity(self) -> dict[str, Any]:
         """What the per-image numbers depend on."""
-        return {name: value for name, value in asdict(self).items() if name != "images"}
+        return identity_of(self)
 
 
 def aggregate_images(

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -37,6 +37,7 @@ from vaelid.evaluation.certificate import weight_diagnostics
 from vaelid.evaluation.collect import Arrays, Save, Tick, collect, mean_se, rows_at_once
 from vaelid.evaluation.hmc import Point, draw_noise, update
 from vaelid.evaluation.likelihood import PosteriorDraws
+from vaelid.evaluation.plans import identity_of, require_at_least
 from vaelid.progress import Reporter
 from vaelid.randomness import key
 from vaelid.vae import VAE
@@ -77,9 +78,7 @@ class AisPlan:
     images: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("steps", "chains", "leapfrog", "pilot", "images"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"{name} must be at least 1; it is {getattr(self, name)}.")
+        require_at_least(self, steps=1, chains=1, leapfrog=1, pilot=1, images=1)
         if self.start not in STARTS:
             raise SettingError(f"start must be one of {', '.join(STARTS)}; it is {self.start!r}.")
         if not 0 < self.acceptance < 1:
@@ -97,7 +96,7 @@ class AisPlan:
 
     def identity(self) -> dict[str, Any]:
         """What the per-image numbers depend on."""
-        return {name: value for name, value in asdict(self).items() if name != "images"}
+        return identity_of(self)
 
 
 def schedule(steps: int) -> list[float]:

@@ -15,7 +15,7 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from torch.distributions import Distribution, Independent, Normal
 from vaelid.data import Split
 from vaelid.errors import DataError, PartError, SettingError
 from vaelid.evaluation.collect import Arrays, Save, Tick, collect, mean_se, rows_at_once
+from vaelid.evaluation.plans import identity_of, require_at_least
 from vaelid.progress import Reporter
 from vaelid.randomness import key, normal
 from vaelid.vae import VAE
@@ -52,16 +53,14 @@ class GapPlan:
     images: int = 100
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 0), ("samples", 2), ("evaluation_samples", 4), ("images", 1)):
-            if getattr(self, name) < least:
-                raise SettingError(f"{name} must be at least {least}; it is {getattr(self, name)}.")
+        require_at_least(self, steps=0, samples=2, evaluation_samples=4, images=1)
         for name in ("samples", "evaluation_samples"):
             if getattr(self, name) % 2:
                 raise SettingError(f"{name} must be even, as draws come in pairs; it is {getattr(self, name)}.")
 
     def identity(self) -> dict[str, Any]:
         """What the per-image numbers depend on."""
-        return {name: value for name, value in asdict(self).items() if name != "images"}
+        return identity_of(self)
 
 
 def gap_images(
