@@ -26,7 +26,7 @@ def test_a_nan_loss_stops_at_once_and_keeps_the_last_good_checkpoint(tmp_path: P
         train(tmp_path / "run", tiny(), notes, checkpoint_seconds=1000.0)
     assert caught.value.exit_code == 5
     assert "step 9 (epoch 2, lr 0.001): the loss became nan" in caught.value.problem
-    assert "epoch 1) and the last good checkpoint are kept" in caught.value.problem
+    assert caught.value.problem.endswith("Kept: the last good checkpoint and the best weights so far, those of epoch 1.")
     assert "learning rate" in caught.value.remedy
     assert notes.steps == 8
     assert RunFolder(tmp_path / "run").weights(), "the best weights so far were not written"
@@ -40,7 +40,7 @@ def test_a_nan_loss_stops_at_once_and_keeps_the_last_good_checkpoint(tmp_path: P
 def test_a_failure_names_the_weights_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, [4.0, 5.0])
     recipe = tiny(training__keep="last")
-    with pytest.raises(Diverged, match=r"The last weights so far \(epoch 2\) and the last good checkpoint are kept"):
+    with pytest.raises(Diverged, match=r"Kept: the last good checkpoint and the last weights so far, those of epoch 2\."):
         train(tmp_path / "last", recipe, poison(14, spoil_weight(math.nan), monkeypatch), checkpoint_seconds=1000.0)
     assert RunFolder(tmp_path / "last").weights()
 
