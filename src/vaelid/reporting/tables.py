@@ -110,6 +110,7 @@ def run_summary(folder: RunFolder, recipe: Recipe, about: Mapping[str, Any]) -> 
         ("optimizer", f"{recipe.optimizer.name} {_settings(recipe.optimizer.options)}, {schedule}"),
         ("trained", f"{len(history)} epochs in {seconds:.0f} s; {outcome}"),
         ("best epoch", _best_epoch(history)),
+        ("weights", f"those of the {recipe.training.keep} epoch"),
         ("made by", f"{made_by}, {about['processor']}"),
         ("user code", code or "none"),
         ("files", _files(folder)),

@@ -168,13 +168,13 @@ class Training:
         if math.isfinite(value):
             return
         state = self.state
-        weights = f" and the {self.settings.keep} weights so far, those of epoch {self.kept_epoch}" if self.kept_epoch else ""
+        kept = f" and the {self.settings.keep} weights so far, those of epoch {self.kept_epoch}" if self.kept_epoch else ""
         cause = "Likely the learning rate is too large: try a smaller lr, training.clip_norm = 100, or schedule.warmup_steps."
         if state.step == 0:
             cause = "It was the first step: likely the pixels' range, the start of a part, or code of your own is at fault."
         raise Diverged(
             f"Training stopped at step {state.step + 1} (epoch {state.epoch + 1}, lr {self.lr:.3g}): {quantity} became {value}. "
-            f"Kept: the last good checkpoint{weights}.",
+            f"Kept: the last good checkpoint{kept}.",
             cause,
         )
 
