@@ -42,6 +42,7 @@ LAYERS = (
     ("folder",),
     ("evaluation",),
     ("training",),
+    ("trained",),
     ("auditing",),
     ("sweeps",),
     ("reporting",),

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from vaelid import __version__
-from vaelid.build import build_model, read_inputs
 from vaelid.data import Data, Images, Split, load_data, load_like, whole
 from vaelid.distributions import GaussianMixture
 from vaelid.errors import DataError, Diverged, Interrupted, MachineError, PartError, RunError, UserError
@@ -34,9 +33,10 @@ from vaelid.progress import Reporter, Silent
 from vaelid.recipe import Recipe
 from vaelid.reporting.figures import evaluation_figures, training_figures
 from vaelid.reporting.pictures import decoded_means, pictures
+from vaelid.trained import trained_model
 from vaelid.training.request import Request, request
-from vaelid.training.start import Conditions, choose_device, own_randomness, train_in
-from vaelid.usercode import require_trust, trust
+from vaelid.training.start import Conditions, choose_device, train_in
+from vaelid.training.surroundings import own_randomness
 from vaelid.vae import VAE, Samples
 
 _SHOWN = 16  # images drawn from the model for the figures
@@ -86,21 +86,7 @@ class Run:
             PartError: if the run uses code that may not run here.
             RunError: if there are no weights yet, or those of another model.
         """
-        for name, digest in self.recipe.code.items():
-            if self.allow_code:
-                trust(digest)
-            require_trust(self.folder.code / name, digest)
-        weights = self.folder.weights()
-        with own_randomness(0):
-            model = build_model(self.recipe, *read_inputs(self.about["data"]), self.folder.code)
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[1].strip()
-            raise RunError(
-                f"{self.folder.weights_file} does not belong to recipe.toml: {reason}", "Restore the files of the run."
-            ) from error
-        return model.to(self.device).eval().requires_grad_(False)
+        return trained_model(self.folder, self.allow_code).to(self.device)
 
     @cached_property
     def data(self) -> Data:

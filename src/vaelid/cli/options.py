@@ -21,10 +21,15 @@ Split = Annotated[str, typer.Option(help="train, validation or test.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; repeatable.")]
 
 
-def pairs(assignments: list[str] | None) -> dict[str, str]:
+def pairs(assignments: list[str] | None, form: str = "SECTION.KEY=VALUE", example: str = "optimizer.lr=1e-3") -> dict[str, str]:
+    """``["a=1"]`` -> ``{"a": "1"}``.
+
+    Raises:
+        UserError: for one without an equals sign; says the ``form`` that is asked for, with an ``example``.
+    """
     for assignment in assignments or []:
         if "=" not in assignment:
-            raise UserError(f"--set takes SECTION.KEY=VALUE; {assignment!r} came.", "For example: --set optimizer.lr=1e-3")
+            raise UserError(f"--set takes {form}; {assignment!r} came.", f"For example: --set {example}")
     return dict(assignment.split("=", 1) for assignment in assignments or [])
 
 
