@@ -46,6 +46,7 @@ LAYERS = (
     ("auditing",),
     ("sweeps",),
     ("reporting",),
+    ("judging",),
     ("run",),
     ("explorer",),
     ("cli",),

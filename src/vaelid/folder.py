@@ -167,12 +167,13 @@ class RunFolder:
         Raises:
             RunError: if it is damaged.
         """
+        remedy = "Remove it and evaluate again." if file == self.results_file else "Restore it from a copy."
         try:
             content = json.loads(file.read_bytes()) if file.is_file() else {}
         except ValueError as error:
-            raise RunError(f"{file} is damaged: {error}.", "Restore it from a copy.") from error
+            raise RunError(f"{file} is damaged: {error}.", remedy) from error
         if not isinstance(content, dict):
-            raise RunError(f"{file} is damaged: it holds no table of names and values.", "Restore it from a copy.")
+            raise RunError(f"{file} is damaged: it holds no table of names and values.", remedy)
         return content
 
     def write_json(self, file: Path, content: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,6 +20,9 @@ def evaluate(
     seed: Seed = 0,
     batch: Annotated[int, typer.Option(metavar="N", help="Images looked at together; of no influence on the numbers.")] = 50,
     input_: Annotated[list[Path] | None, typer.Option("--input", metavar="FILE", help="New images instead; repeatable.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Print numbers that a check says are no likelihoods, with what failed beside them.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json's entry instead of a table.")] = False,
     device: Device = "auto",
     allow_code: AllowCode = False,
@@ -32,10 +35,11 @@ def evaluate(
     opened, name = opened_run(run, device, allow_code), "input" if input_ else split
     ranked: list[tuple[str, float]] = []
     with default_reporter() as reporter:
+        how: dict[str, Any] = {"elbo_samples": elbo_samples, "seed": seed, "images": batch, "force": force, "reporter": reporter}
         if input_:
-            ranked = opened.evaluate_files(input_, samples, elbo_samples=elbo_samples, seed=seed, images=batch, reporter=reporter)
+            ranked = opened.evaluate_files(input_, samples, **how)
         else:
-            opened.evaluate(split, samples, elbo_samples=elbo_samples, limit=limit, seed=seed, images=batch, reporter=reporter)
+            opened.evaluate(split, samples, limit=limit, **how)
     results = opened.results[name]
     if as_json:
         images = {"ranking": [{"image": image, "nll": value} for image, value in ranked]} if ranked else {}

@@ -130,7 +130,7 @@ def ranking(pairs: Sequence[tuple[str, float]], kind: str, most: int) -> Rendera
 
 def _notes(results: Results) -> list[Text]:
     units, data = results["active_units"], results["data"]
-    lines = []
+    lines = [f"FAILED CHECK, so these are no likelihoods: {failure}" for failure in results.get("failed", ())]
     if results["kind"] == "density":
         lines.append(
             "These are densities, not probabilities: they may be negative, have no bits/dim, "
@@ -147,6 +147,9 @@ def _notes(results: Results) -> list[Text]:
     weights = results["environment"]["weights"][:12]
     pixels = f"pixels: {data['support']}, {data['protocol']}; images {data['fingerprint'][:12]}…"
     lines.append(f"{pixels}; noise seed {results['seed']}; weights {weights}…")
+    if results.get("floor"):
+        floor = results["floor"]
+        lines.append(f"no model can be below {floor['value']:.3f} nats ({floor['what']})")
     if data["redrawn"]:
         lines.append(
             "The pixels are redrawn at every access: these numbers vary between accesses and compare with nothing but themselves."
