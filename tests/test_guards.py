@@ -111,7 +111,8 @@ def test_the_floor_of_drawn_pixels_is_their_entropy() -> None:
     assert least_nll(real, False) is None
 
 
-def test_the_floor_of_binarized_mnist(vaelid_data: Path) -> None:
+@pytest.mark.usefixtures("vaelid_data")
+def test_the_floor_of_binarized_mnist() -> None:
     least = least_nll(load_data(DataSettings("mnist", binarization="dynamic")).test, True)
     assert least is not None
     assert len(least) == 10_000

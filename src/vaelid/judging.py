@@ -34,6 +34,7 @@ from vaelid.vae import VAE
 
 _SHOWN = 16  # images drawn from the model for the figures
 _GUARDED = 16  # images that the guards look at
+_COLUMNS = 2  # raised when per-image values get other names or meanings: what was saved under the old ones is left out
 _FORCE = "Repair the model (`vaelid audit` says more), or add --force (force=True): the failure then stands beside the numbers."
 
 
@@ -113,7 +114,7 @@ def _kept(subject: Subject, split: Split, kind: str, plan: Mapping[str, Any], wo
         kind: goes into the name of the file that holds what is done
         plan: all that the numbers depend on besides weights, images and version
     """
-    identity = {**plan, "weights": subject.weights, "fingerprint": split.fingerprint, "vaelid": __version__}
+    identity = {**plan, "weights": subject.weights, "fingerprint": split.fingerprint, "vaelid": __version__, "columns": _COLUMNS}
     key, file = json.dumps(identity, sort_keys=True), _partial(subject.folder, split, kind)
     start = subject.folder.read_arrays(file)
     if start and str(start.pop("key")) != key:
