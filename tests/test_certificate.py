@@ -8,7 +8,46 @@ import numpy as np
 import pytest
 import torch
 
-from vaelid.evaluation.certificate import WORST_SHAPE, certificate, last_doubling, pareto_shape, weight_diagnostics
+from vaelid.evaluation.certificate import RISING, WORST_SHAPE, RunningWeights, certificate, weight_diagnostics
+from vaelid.evaluation.likelihood import curve_points, importance_bound
+
+
+def pareto_shape(log_weight: torch.Tensor) -> torch.Tensor:
+    return weight_diagnostics(log_weight)["pareto_k"]
+
+
+def last_doubling(log_weight: torch.Tensor) -> torch.Tensor:
+    return weight_diagnostics(log_weight)["gain"]
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 24, 25, 100, 237])
+@pytest.mark.parametrize("piece", [1, 3, 10, 64, 1000])
+def test_weights_can_come_in_pieces_of_any_size(samples: int, piece: int) -> None:
+    log_weight = 2 * torch.randn(samples, 5, dtype=torch.float64) - 3000
+    running = RunningWeights(samples, curve_points(samples))
+    for part in log_weight.split(piece):
+        running.add(part)
+    expected = torch.stack([importance_bound(log_weight, k) for k in curve_points(samples)], dim=1)
+    torch.testing.assert_close(running.curve, expected, rtol=0, atol=1e-9)
+    whole = weight_diagnostics(log_weight)
+    for name, value in running.diagnostics().items():
+        torch.testing.assert_close(value, whole[name], rtol=1e-9, atol=1e-9, equal_nan=True)
+    half = samples // 2
+    if half:
+        halves = [importance_bound(log_weight[:half], half), importance_bound(log_weight[half : 2 * half], half)]
+        gain = importance_bound(log_weight[: 2 * half], 2 * half) - (halves[0] + halves[1]) / 2
+        torch.testing.assert_close(whole["gain"], gain, rtol=0, atol=1e-9)
+
+
+def test_few_weights_are_held_however_many_come() -> None:
+    running = RunningWeights(10_000, curve_points(10_000))
+    for _ in range(100):
+        running.add(torch.randn(100, 2, dtype=torch.float64))
+        held = [value for value in vars(running).values() if isinstance(value, torch.Tensor)]
+        for blocks in (*running.points.values(), running.halves):
+            held += [value for value in vars(blocks).values() if isinstance(value, torch.Tensor)]
+        assert max(len(value) for value in held if value.dim() == 2) <= 301, "the largest 3√K and the threshold"
+        assert sum(value.numel() for value in held) < 2 * 350
 
 
 @pytest.mark.parametrize("shape", [0.1, 0.3, 0.5, 0.7, 1.0])
@@ -60,7 +99,14 @@ def test_the_certificate_says_how_much_is_luck() -> None:
     assert summary["pareto_k"]["share_above_0.7"] == (values["pareto_k"] > WORST_SHAPE).mean()
     assert (summary["last_doubling"]["from"], summary["last_doubling"]["to"]) == (500, 1000)
     assert summary["last_doubling"]["gain"] == pytest.approx(values["gain"].mean())
+    assert summary["last_doubling"]["still_rising"] == (values["gain"].mean() > RISING)
     assert summary["monte_carlo_se"] == pytest.approx(math.sqrt(values["variance"].sum()) / 50)
+
+
+@pytest.mark.parametrize(("spread", "rising"), [(0.1, False), (3.0, True)])
+def test_a_bound_that_still_rises_is_called_so(spread: float, rising: bool) -> None:
+    found = weight_diagnostics(spread * torch.randn(500, 40, dtype=torch.float64))
+    assert certificate({name: value.numpy() for name, value in found.items()}, 500)["last_doubling"]["still_rising"] is rising
 
 
 def test_the_certificate_of_a_single_sample_claims_nothing() -> None:

@@ -36,7 +36,20 @@ def test_version(run: Program) -> None:
     assert (said.code, said.out) == (0, f"vaelid {vaelid.__version__}\n")
 
 
-VERBS = ["train", "evaluate", "compare", "sample", "reconstruct", "interpolate", "encode", "show", "parts", "data", "recipes"]
+VERBS = [
+    "train",
+    "evaluate",
+    "compare",
+    "audit",
+    "sample",
+    "reconstruct",
+    "interpolate",
+    "encode",
+    "show",
+    "parts",
+    "data",
+    "recipes",
+]
 
 
 def test_help_names_every_verb(run: Program) -> None:

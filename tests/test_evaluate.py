@@ -20,8 +20,9 @@ from test_evaluation import with_laplace
 from tiny_runs import SAMPLES, evaluated, no_figures, trained
 from vaelid.data import Images, Split
 from vaelid.errors import MachineError
-from vaelid.evaluation import evaluate
-from vaelid.evaluation.evaluate import Arrays, Plan, evaluate_images, provenance, rate_kind, summarize
+from vaelid.evaluation import collect, evaluate
+from vaelid.evaluation.collect import Arrays
+from vaelid.evaluation.evaluate import Plan, evaluate_images, provenance, rate_kind, summarize
 from vaelid.evaluation.yardsticks import IndependentPixels
 from vaelid.posteriors import Posterior
 from vaelid.progress import Reporter, Silent
@@ -110,6 +111,7 @@ def test_arrays_have_a_row_for_each_image() -> None:
         "mean": (COUNT, 3),
         "kl": (COUNT, 3),
         "independent_pixels": (COUNT,),
+        **dict.fromkeys(("elbo_variance", "ess", "pareto_k", "gain", "variance"), (COUNT,)),
     }
     assert all(array.dtype == np.float64 for array in values.values())
     np.testing.assert_array_equal(values["nll"], values["curve"][:, -1])
@@ -193,6 +195,40 @@ def test_results_are_the_means_of_the_arrays(tmp_path: Path) -> None:
     assert values["labels"].shape == (30,)
 
 
+def test_every_likelihood_carries_its_certificate(tmp_path: Path) -> None:
+    folder = evaluated(tmp_path).folder
+    found, values = folder.read_json(folder.results_file)["test"], folder.read_arrays(folder.results / "test.npz")
+    for name in ("neg_elbo", "nll"):
+        assert {"name", "direction", "samples", "value", "se", "monte_carlo_se"} <= set(found[name])
+    nll = found["nll"]
+    assert nll["effective_samples"] == {"mean": values["ess"].mean(), "median": np.median(values["ess"]), "of": SAMPLES}
+    assert nll["pareto_k"] == {"median": None, "share_above_0.7": None}, "20 samples have no tail to speak of"
+    assert (nll["last_doubling"]["from"], nll["last_doubling"]["to"]) == (10, 20)
+    assert nll["last_doubling"]["gain"] == pytest.approx(values["gain"].mean())
+    assert nll["monte_carlo_se"] == pytest.approx(math.sqrt(values["variance"].sum()) / 30)
+    assert 0 < nll["monte_carlo_se"] < nll["se"]
+    assert found["neg_elbo"]["monte_carlo_se"] == pytest.approx(math.sqrt(values["elbo_variance"].sum()) / 30)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "laplace"])
+def test_monte_carlo_errors_are_those_of_other_seeds(name: str) -> None:
+    model, split = subject(name)  # closed-form and sampled rate
+    found = [look(model, split, Plan(samples=40, elbo_samples=8, seed=seed)) for seed in range(40)]
+    judged = [("neg_elbo", "elbo_variance"), ("nll", "variance")]
+    for value, variance in (
+        judged if name == "gaussian" else judged[:1]
+    ):  # this Laplace is too narrow: k̂ > 0.7, and no error to trust
+        spread = np.array([each[value].mean() for each in found]).std(ddof=1)
+        said = np.mean([math.sqrt(each[variance].sum()) / COUNT for each in found])
+        assert said == pytest.approx(spread, rel=4 / math.sqrt(2 * 39)), value  # four standard errors of a spread
+
+
+def test_one_draw_has_no_monte_carlo_error() -> None:
+    found = summarize(look(*subject(), Plan(samples=1, elbo_samples=1)), Plan(1, 1), "closed-form", discrete=True, dimensions=4)
+    assert found["neg_elbo"]["monte_carlo_se"] is None
+    assert found["nll"]["last_doubling"]["gain"] is None
+
+
 def test_a_density_says_so_and_has_no_bits() -> None:
     values = look(*subject())
     found = summarize(values, PLAN, "closed-form", discrete=False, dimensions=4)
@@ -245,7 +281,7 @@ def test_what_is_done_is_saved_however_the_work_breaks_off(error: type[BaseExcep
     assert_same({name: array[:20] for name, array in look(model, split).items()}, partial)
     reporter = Stop()
     assert_same(look(model, split, start=partial, reporter=reporter), look(model, split))
-    assert reporter.log == ["evaluating input 20/23", "image 23 of 23"]
+    assert reporter.log == ["evaluating input 20/23", "image 21 to 23 of 23"]
 
 
 def test_a_complete_start_needs_no_work() -> None:
@@ -267,7 +303,7 @@ def test_nothing_done_is_not_saved() -> None:
 @pytest.mark.parametrize(("seconds", "lengths"), [(31.0, [10, 20, 23]), (20.0, [20]), (1.0, [])])
 def test_long_work_is_saved_as_it_goes(seconds: float, lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count(0.0, seconds)  # so much later every time one looks
-    monkeypatch.setattr(evaluate.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(collect.time, "monotonic", lambda: next(clock))
     saved: list[Arrays] = []
     whole = look(*subject(), save=saved.append)
     assert [len(each["nll"]) for each in saved] == lengths

@@ -104,17 +104,21 @@ def test_usage_errors_exit_2(arguments: list[str], reason: str, run: Program) ->
     assert reason in run.refuses(*arguments)
 
 
-def test_ctrl_c_in_an_evaluation_saves_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Program) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_evaluation_saves_what_is_done(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Program
+) -> None:
     opened = trained(tmp_path)
 
     def interrupt(self: PlainLines, units: int, text: str = "") -> None:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
 
     with monkeypatch.context() as patched:
         patched.setattr(PlainLines, "advance", interrupt)
         said = run("evaluate", opened.folder.path, "--samples", 20, "--elbo-samples", 3, "--batch", 10)
     assert said.code == 130
     assert "run the same command again" in said.err
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert len(opened.folder.read_arrays(opened.folder.results / "test.partial.npz")["nll"]) == 10
     assert run("evaluate", opened.folder.path, "--samples", 20, "--elbo-samples", 3).code == 0
     whole = evaluated(tmp_path, "whole")

@@ -175,7 +175,7 @@ def test_json(tmp_path: Path) -> None:
     folder.write_json(folder.results_file, {"word": "−ELBO", "number": 0.1})
     assert folder.read_json(folder.results_file) == {"word": "−ELBO", "number": 0.1}
     tear(folder.results_file)
-    with pytest.raises(RunError, match=r"results.json is damaged"):
+    with pytest.raises(RunError, match=r"results.json is damaged: (.|\n)*\nRemove it and evaluate again."):
         folder.read_json(folder.results_file)
     folder.results_file.write_text("[1, 2]")
     with pytest.raises(RunError, match=r"results.json is damaged: it holds no table"):

@@ -89,10 +89,35 @@ def test_results_stand_with_error_unit_and_meaning() -> None:
 def test_notes_say_what_was_measured_on_what() -> None:
     said = text(results_table("run", RESULTS))
     assert "active units: 2 of 3 (Var_x E_q[z_d|x] > 0.01), 3 (KL_d > 0.01); Σ KL_d = 1.750" in said
-    assert "pixels: levels(17), pixels as stored; images ffffffffffff…; noise seed 7; weights wwwwwwwwwwww…" in said
+    assert "pixels: levels(17), pixels as stored; images ffffffffffff…; noise seed 7\n" in said
+    assert "weights wwwwwwwwwwww…\n" in said
+    assert "effective samples" not in said, "results of an earlier version"
     assert "density" not in said
     assert "densities" not in said
     assert "redrawn" not in said
+
+
+CERTIFICATE: dict[str, Any] = {
+    "effective_samples": {"mean": 31.4, "median": 20.6, "of": 50},
+    "pareto_k": {"median": 0.41, "share_above_0.7": 0.034},
+    "last_doubling": {"from": 25, "to": 50, "gain": 0.1234, "se": 0.0012, "still_rising": True},
+    "monte_carlo_se": 0.0456,
+}
+
+
+def test_the_certificate_is_told_in_words() -> None:
+    by = {"dtype": "float32", "vaelid": "1.2.3", "commit": "abc"}
+    said = text(results_table("run", changed(nll=CERTIFICATE, environment=by)))
+    assert "nll: 31 effective samples of 50 per image (median 21); Pareto k̂ > 0.7, too heavy a tail, for 3.4% of images" in said
+    assert "Monte Carlo error 0.046, apart from the ± over images" in said
+    assert "from K = 25 to 50 the bound on log p(x) rose by 0.1234 ± 0.0012: it is still rising" in said
+    assert "weights wwwwwwwwwwww…; float32, vaelid 1.2.3 (commit abc)" in said
+    settled = {**CERTIFICATE, "last_doubling": {**CERTIFICATE["last_doubling"], "still_rising": False, "se": None}}
+    assert "rose by 0.1234: it has settled" in text(results_table("run", changed(nll=settled)))
+    unknown = {"pareto_k": dict.fromkeys(("median", "share_above_0.7")), "last_doubling": {"gain": None}}
+    said = text(results_table("run", changed(nll={**CERTIFICATE, **unknown})))
+    assert "Pareto" not in said
+    assert "rose" not in said
 
 
 def test_a_density_is_called_one_and_has_no_bits() -> None:

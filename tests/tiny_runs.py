@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import vaelid
+import vaelid.judging
 import vaelid.run
 from vaelid.cli import main
 from vaelid.run import Run
@@ -74,8 +75,8 @@ def evaluated(folder: Path, name: str = "run") -> Run:
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take most of the time of a tiny evaluation: only tests of figures draw them."""
     _evaluated()  # with figures
-    for name in ("training_figures", "evaluation_figures"):
-        monkeypatch.setattr(vaelid.run, name, lambda *_: [])
+    monkeypatch.setattr(vaelid.run, "training_figures", lambda *_: [])
+    monkeypatch.setattr(vaelid.judging, "evaluation_figures", lambda *_: [])
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ class RunFolder:
         self.metrics_file = self.path / "metrics.jsonl"
         self.results_file = self.path / "results.json"
         self.environment_file = self.path / "environment.json"
+        self.audit_file = self.path / "audit.json"
         self.log_file = self.path / "log.txt"
         self.checkpoints = self.path / "checkpoint"
         self.results = self.path / "results"
@@ -70,7 +71,7 @@ class RunFolder:
         self.figures = self.path / "figures"
         self.code = self.path / "code"
         files = (self.recipe_file, self.weights_file, self.metrics_file, self.results_file, self.environment_file, self.log_file)
-        self.own = (*files, self.checkpoints, self.results, self.samples, self.figures, self.code)
+        self.own = (*files, self.audit_file, self.checkpoints, self.results, self.samples, self.figures, self.code)
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
@@ -166,12 +167,13 @@ class RunFolder:
         Raises:
             RunError: if it is damaged.
         """
+        remedy = "Remove it and evaluate again." if file == self.results_file else "Restore it from a copy."
         try:
             content = json.loads(file.read_bytes()) if file.is_file() else {}
         except ValueError as error:
-            raise RunError(f"{file} is damaged: {error}.", "Restore it from a copy.") from error
+            raise RunError(f"{file} is damaged: {error}.", remedy) from error
         if not isinstance(content, dict):
-            raise RunError(f"{file} is damaged: it holds no table of names and values.", "Restore it from a copy.")
+            raise RunError(f"{file} is damaged: it holds no table of names and values.", remedy)
         return content
 
     def write_json(self, file: Path, content: Mapping[str, Any]) -> None:

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -16,30 +15,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from vaelid import __version__
-from vaelid.build import build_model, read_inputs
 from vaelid.data import Data, Images, Shades, Split, load_data, load_like, whole
 from vaelid.distributions import GaussianMixture
 from vaelid.errors import DataError, Diverged, Interrupted, MachineError, PartError, RunError, UserError
+from vaelid.evaluation.collect import Arrays
 from vaelid.evaluation.compare import Comparison, compare_results
-from vaelid.evaluation.evaluate import Arrays, Plan, evaluate_images, provenance, rate_kind, summarize
+from vaelid.evaluation.evaluate import Plan
 from vaelid.evaluation.latents import posterior_mean
-from vaelid.evaluation.yardsticks import IndependentPixels
 from vaelid.folder import RunFolder
+from vaelid.judging import Subject, judge
 from vaelid.progress import Reporter, Silent
 from vaelid.recipe import Recipe
-from vaelid.reporting.figures import evaluation_figures, training_figures
-from vaelid.reporting.pictures import decoded_means, pictures
+from vaelid.reporting.figures import training_figures
+from vaelid.reporting.pictures import decoded_means
+from vaelid.trained import trained_model
 from vaelid.training.request import Request, request
-from vaelid.training.start import Conditions, choose_device, own_randomness, train_in
-from vaelid.usercode import require_trust, trust
+from vaelid.training.start import Conditions, choose_device, train_in
+from vaelid.training.surroundings import own_randomness
 from vaelid.vae import VAE, Samples
-
-_SHOWN = 16  # images drawn from the model for the figures
 
 
 class Run:
@@ -87,21 +83,7 @@ class Run:
             PartError: if the run uses code that may not run here.
             RunError: if there are no weights yet, or those of another model.
         """
-        for name, digest in self.recipe.code.items():
-            if self.allow_code:
-                trust(digest)
-            require_trust(self.folder.code / name, digest)
-        weights = self.folder.weights()
-        with own_randomness(0):
-            model = build_model(self.recipe, *read_inputs(self.about["data"]), self.folder.code)
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[1].strip()
-            raise RunError(
-                f"{self.folder.weights_file} does not belong to recipe.toml: {reason}", "Restore the files of the run."
-            ) from error
-        return model.to(self.device).eval().requires_grad_(False)
+        return trained_model(self.folder, self.allow_code).to(self.device)
 
     @property
     def shades(self) -> Shades:
@@ -143,6 +125,7 @@ class Run:
         limit: int | None = None,
         seed: int = 0,
         images: int = 50,
+        force: bool = False,
         reporter: Reporter | None = None,
     ) -> dict[str, Any]:
         """Bounds on log p(x) over a split, written to results.json, results/<split>.npz, samples/ and figures/.
@@ -154,11 +137,15 @@ class Run:
             limit: only the first images of the split
             seed: names the noise
             images: looked at together; of no influence on the numbers
+            force: go on where a check fails; the failure then stands beside the numbers
+
+        Raises:
+            CheckFailed: if the model's numbers are no likelihoods, or impossible ones; nothing is written then.
         """
         chosen = self.split(split)
         if limit is not None:
             chosen = replace(chosen, indices=chosen.indices[: _at_least_one(limit, "limit")])
-        return self._evaluate(chosen, _plan(samples, elbo_samples, seed, images), reporter or Silent())
+        return self._judge(chosen, _plan(samples, elbo_samples, seed, images), force, reporter or Silent())
 
     def evaluate_files(
         self,
@@ -168,6 +155,7 @@ class Run:
         elbo_samples: int = 10,
         seed: int = 0,
         images: int = 50,
+        force: bool = False,
         reporter: Reporter | None = None,
     ) -> list[tuple[str, float]]:
         """−log p(x) of new images (nats, importance-weighted bound), unlikeliest first; checked against the training contract."""
@@ -175,40 +163,15 @@ class Run:
         split = self.open_files(paths)
         for skipped in split.images.skipped:
             reporter.say(f"left out (data.skip_bad): {skipped}")
-        self._evaluate(split, plan, reporter)
+        self._judge(split, plan, force, reporter)
         nll = self.folder.read_arrays(self.folder.results / f"{split.name}.npz")["nll"]
         names = split.images.files or tuple(f"{split.images.name}[{i}]" for i in range(len(split)))
         return sorted(zip(names, nll.tolist(), strict=True), key=lambda pair: -pair[1])
 
-    def _evaluate(self, split: Split, plan: Plan, reporter: Reporter) -> dict[str, Any]:
+    def _judge(self, split: Split, plan: Plan, force: bool, reporter: Reporter) -> dict[str, Any]:
         # First of all: what would fail at the end of a long evaluation, and code that may not run.
         model, _ = self.model, self.results
-        identity = {**plan.identity(), "weights": self.weights_digest, "fingerprint": split.fingerprint, "vaelid": __version__}
-        key = json.dumps(identity, sort_keys=True)
-        partial = self.folder.results / f"{split.name}.partial.npz"
-        start = self.folder.read_arrays(partial)
-        if start and str(start.pop("key")) != key:
-            start = {}
-        yardstick = IndependentPixels(self.data.train)
-
-        def save(done: Arrays) -> None:
-            self.folder.write_arrays(partial, {**done, "key": np.array(key)})
-
-        values = evaluate_images(model, split, yardstick, plan, reporter, start, save)
-        if split.labels is not None:
-            values["labels"] = split.labels.cpu().numpy()
-        discrete, pixels = model.likelihood.support.discrete, int(np.prod(split.shape))
-        results = {
-            **summarize(values, plan, rate_kind(model, split), discrete, pixels),
-            **provenance(model, split, split.images.name, self.weights_digest),
-        }
-        self.folder.write_arrays(self.folder.results / f"{split.name}.npz", values)
-        self.folder.write_json(self.folder.results_file, {**self.results, split.name: results})
-        partial.unlink(missing_ok=True)
-        shown = pictures(model, split, values["nll"], self.sample(_SHOWN), self.shades)
-        self.folder.write_arrays(self.folder.samples / f"{split.name}.npz", shown)
-        evaluation_figures(self.folder, split.name, split.images.label_names)
-        return results
+        return judge(Subject(self.folder, model, self.weights_digest, self.data.train, self.shades), split, plan, reporter, force)
 
     @cached_property
     def weights_digest(self) -> str:

@@ -28,10 +28,11 @@ from vaelid.auditing.stein import stein
 from vaelid.auditing.support import inside, support
 from vaelid.auditing.targets import Named, named
 from vaelid.auditing.whole_model import finite_weights, whole_model
-from vaelid.errors import VaelidError
+from vaelid.errors import SettingError, VaelidError
 from vaelid.vae import VAE
 
 SAMPLES = 20_000
+_FEWEST = 1000
 _QUICK = 0.65  # share of the draws in a quick audit of a part
 _QUICK_MODEL = 0.3  # … and of each part of a whole model
 
@@ -98,11 +99,14 @@ def audit(
 
     Raises:
         PartError: for something that cannot be audited.
+        SettingError: for too few draws, or settings of something that takes none.
 
     >>> import vaelid
     >>> audit(vaelid.StandardNormalPrior(latent=2), quick=True).verdict
     'pass'
     """
+    if samples is not None and samples < _FEWEST:
+        raise SettingError(f"samples must be at least {_FEWEST}, or the tests have no power; it is {samples}.")
     start = time.perf_counter()
     plan = Plan(samples or SAMPLES, seed=seed, quick=quick)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():

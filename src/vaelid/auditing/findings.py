@@ -56,6 +56,13 @@ class Finding:
             return f"error {self.error:.2g} (at most {self.tolerance:.2g})"
         return ""
 
+    @property
+    def words(self) -> str:
+        """What a verdict other than pass means, and whom it points at; the hypothesis of a pass."""
+        if self.verdict == "pass":
+            return self.hypothesis
+        return self.meaning if self.guilty in self.meaning else f"{self.meaning} ({self.guilty})"
+
 
 @dataclass(frozen=True)
 class AuditReport:
@@ -97,8 +104,7 @@ class AuditReport:
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Head and rows for a terminal: part, test, verdict, evidence, and what a verdict other than pass means."""
         head = ("part", "test", "verdict", "evidence", "what it means")
-        shown = [(f, f.meaning if f.verdict != "pass" else f.hypothesis) for f in self.findings]
-        return head, [(f.part, f.test, f.verdict, f.evidence, words) for f, words in shown]
+        return head, [(f.part, f.test, f.verdict, f.evidence, f.words) for f in self.findings]
 
     def __str__(self) -> str:
         head = f"audit of {self.target}: {self.verdict} ({len(self.findings)} findings, {self.seconds:.1f} s)"

@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaelid.build import build_model, read_inputs
 from vaelid.data import load_data
-from vaelid.errors import DataError, MachineError, PartError
+from vaelid.errors import DataError, MachineError, PartError, SettingError
 from vaelid.folder import RunFolder
+from vaelid.likelihoods import Likelihood
 from vaelid.networks import MLP
 from vaelid.parts import KINDS
+from vaelid.posteriors import Posterior
 from vaelid.settings import check, options_of, unknown
-from vaelid.usercode import is_code, load_class, require_trust, sha256, split_name, trust
-from vaelid.vae import VAE
+from vaelid.trained import trained_model
+from vaelid.usercode import is_code, load_class, sha256, split_name, trust
 
 _IMAGES = 64
 #: What a built-in part is tried with, unless settings say otherwise: small, but with more than one of everything.
@@ -41,17 +42,24 @@ def named(target: str, settings: Mapping[str, Any], allow_code: bool = False) ->
 
     Raises:
         PartError: for a class that cannot be built with these settings.
-        SettingError: for a name that means nothing.
+        RunError: for a folder that holds no run, or a damaged one.
+        SettingError: for a name that means nothing, or settings of a run.
     """
     if is_code(target):
         return Named(target, _user_part(target, settings))
     if RunFolder(target).exists:
-        model, images = _trained(RunFolder(target), allow_code)
-        return Named(target, model, images)
+        if settings:
+            raise SettingError(
+                f"{target} is a run, whose settings stand in its recipe; {', '.join(settings)} cannot be set.",
+                "Leave --set out, or name a part.",
+            )
+        return Named(target, trained_model(RunFolder(target), allow_code), _test_images(RunFolder(target)))
     kind, _, name = target.rpartition(":")
     places = [
         (k, KINDS[k].table[name]) for k in ("prior", "posterior", "likelihood") if name in KINDS[k].table and kind in ("", k)
     ]
+    if not places and RunFolder(target).path.is_dir():
+        RunFolder(target).require()  # says what is missing in it
     if not places:
         raise unknown(
             "run folder or part", target, [f"{k}:{n}" for k in ("prior", "posterior", "likelihood") for n in KINDS[k].table]
@@ -66,6 +74,9 @@ def _built_in(kind: str, part: Any, settings: Mapping[str, Any]) -> Any:
     options = options_of(part, leave_out=("network", "shape"))
     given = check(kind, options, settings)
     latent, levels = given.get("latent", _LATENT), given.get("levels", _LEVELS)
+    for name, size, least in (("latent", latent, 1), ("levels", levels, 2)):
+        if size < least:
+            raise SettingError(f"{kind}.{name} must be ≥ {least}; it is {size}.")
     if "latent" in options:
         given["latent"] = latent
     if kind == "prior":
@@ -73,8 +84,9 @@ def _built_in(kind: str, part: Any, settings: Mapping[str, Any]) -> Any:
     if "levels" in options:
         given["levels"] = levels
     sized = options_of(part.network_outputs)
-    known = {**given, "shape": _SHAPE, "scale": given.get("scale", "learned")}
-    outputs = part.network_outputs(**{name: known[name] for name in sized})
+    defaults = {name: option.default for name, option in options.items() if not option.required}
+    known = {**defaults, **given, "shape": _SHAPE}
+    outputs = part.network_outputs(**{name: known[name] for name in sized if name in known})
     if kind == "posterior":
         return part(MLP(_SHAPE, outputs, _HIDDEN), **given)
     return part(MLP((latent,), outputs, _HIDDEN), _SHAPE, **given)
@@ -86,11 +98,15 @@ def _user_part(target: str, settings: Mapping[str, Any]) -> Any:
     digest = sha256(file)
     trust(digest)
     found = load_class(file, class_name, digest)
-    options = options_of(found)
-    given = check(class_name, options, settings)
-    if "latent" in options and options["latent"].required:
-        given.setdefault("latent", _LATENT)
+    given: Mapping[str, Any] = settings
     try:
+        for kind, base in (("posterior", Posterior), ("likelihood", Likelihood)):
+            if issubclass(found, base):  # the builder passes them a network
+                return _built_in(kind, found, settings)
+        options = options_of(found)
+        given = check(class_name, options, settings)
+        if "latent" in options and options["latent"].required:
+            given = {"latent": _LATENT, **given}
         return found(**given)
     except (TypeError, ValueError, RuntimeError) as error:
         raise PartError(
@@ -99,20 +115,10 @@ def _user_part(target: str, settings: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def _trained(folder: RunFolder, allow_code: bool) -> tuple[VAE, Tensor | None]:
-    """The trained model of a run and the first test images, None if the data are not at hand."""
-    recipe = folder.recipe()
-    for name, digest in recipe.code.items():
-        if allow_code:
-            trust(digest)
-        require_trust(folder.code / name, digest)
-    weights = folder.weights()
-    about = folder.read_json(folder.environment_file)
-    model = build_model(recipe, *read_inputs(about["data"]), folder.code)
-    model.load_state_dict(weights)
-    model.eval().requires_grad_(False)
+def _test_images(folder: RunFolder) -> Tensor | None:
+    """The first test images of a run, None if the data are not at hand."""
     try:
-        split = load_data(recipe.data).splits["test"]
+        split = load_data(folder.recipe().data).splits["test"]
     except (DataError, MachineError):  # an audit needs the model only; without the data it looks at draws of the model
-        return model, None
-    return model, split.batch(torch.arange(min(_IMAGES, len(split))))
+        return None
+    return split.batch(torch.arange(min(_IMAGES, len(split))))

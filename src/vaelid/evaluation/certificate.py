@@ -4,7 +4,8 @@ From the log weights of one image, log w_1 … log w_K:
 
     ESS      (Σ w)² / Σ w²               effective sample size, 1 … K
     k̂        of the largest 3√K weights  shape of a generalized Pareto; above 0.7 weights not yet seen rule the average
-    gain     L_K − L_{K/2}               what the last doubling brought (L_{K/2}: mean of both halves); still rising if not small
+    gain     L_K − L_{K/2}               what the last doubling brought (L_{K/2}: mean of both halves); never negative, and about
+                                         what is still missing where the variance is finite: the bias then falls like 1/K
     error    √(1/ESS − 1/K)              standard error of log (1/K) Σ w, first order
 
 References:
@@ -15,6 +16,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,42 +25,124 @@ from torch import Tensor
 
 #: Above this shape the estimate cannot be trusted at any practical number of samples (Vehtari et al. 2024, section 3).
 WORST_SHAPE = 0.7
+#: A last doubling that brought more nats than this says: with more samples the bound would be visibly higher.
+RISING = 0.01
 _FEWEST_TAIL = 5
 
 
+class RunningWeights:
+    """Bounds and diagnostics of the log weights of B images, fed in pieces of any size; K × B of them are never held.
+
+    Kept are the sums over blocks of each size that is asked for, Σ w², and the largest weights.
+
+    Args:
+        samples: K
+        points: block sizes k of the curve L_k, each the mean over the ⌊K/k⌋ disjoint blocks
+    """
+
+    def __init__(self, samples: int, points: Sequence[int] = ()) -> None:
+        self.samples = samples
+        self.points = {k: _Blocks(k, samples // k) for k in points}
+        self.halves = _Blocks(samples // 2, 2) if samples > 1 else None
+        self._tail = tail_of(samples)
+        self._total: Tensor | None = None
+        self._squares: Tensor | None = None
+        self._largest: Tensor | None = None
+
+    def add(self, log_weight: Tensor) -> None:
+        """Take the next log weights of every image, ``(n, B)`` float64 nats."""
+        for blocks in (*self.points.values(), *([self.halves] if self.halves else [])):
+            blocks.add(log_weight)
+        self._total = _log_add(self._total, torch.logsumexp(log_weight, 0))
+        self._squares = _log_add(self._squares, torch.logsumexp(2 * log_weight, 0))
+        if self._tail:
+            seen = log_weight if self._largest is None else torch.cat((self._largest, log_weight))
+            self._largest = torch.topk(seen, min(self._tail + 1, len(seen)), dim=0).values
+
+    @property
+    def curve(self) -> Tensor:
+        """L_k for each point, ``(B, points)`` nats: lower bounds on log p(x) in expectation."""
+        return torch.stack([blocks.mean for blocks in self.points.values()], dim=1)
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """``ess``, ``pareto_k``, ``gain`` and ``variance`` (of log (1/K) Σ w), each ``(B,)``."""
+        assert self._total is not None
+        assert self._squares is not None
+        ess = (2 * self._total - self._squares).exp()
+        unknown = torch.full_like(ess, math.nan)
+        return {
+            "ess": ess,
+            "pareto_k": unknown if self._largest is None else _shape(self._largest),
+            "gain": unknown if self.halves is None else self.halves.joined - self.halves.mean,
+            "variance": (1 / ess - 1 / self.samples).clamp_min(0),
+        }
+
+
+class _Blocks:
+    """log (1/k) Σ w of disjoint blocks of k = ``size`` weights, over the first ``most`` blocks; a rest is left out."""
+
+    def __init__(self, size: int, most: int) -> None:
+        self.size, self.most = size, most
+        self.done, self.filled = 0, 0
+        self._open: Tensor | None = None  # log Σ w of the block under way, (B,)
+        self._sum: Tensor | None = None  # of log Σ w over whole blocks
+        self._joined: Tensor | None = None  # log Σ w over whole blocks
+
+    def add(self, log_weight: Tensor) -> None:
+        while len(log_weight) and self.done < self.most:
+            if self.filled == 0 and len(log_weight) >= self.size:
+                count = min(self.most - self.done, len(log_weight) // self.size)
+                whole, log_weight = log_weight[: count * self.size], log_weight[count * self.size :]
+                self._close(torch.logsumexp(whole.unflatten(0, (count, self.size)), dim=1))
+                continue
+            part, log_weight = log_weight[: self.size - self.filled], log_weight[self.size - self.filled :]
+            self._open = _log_add(self._open, torch.logsumexp(part, 0))
+            self.filled += len(part)
+            if self.filled == self.size:
+                self._close(self._open.unsqueeze(0))
+                self._open, self.filled = None, 0
+
+    def _close(self, sums: Tensor) -> None:
+        self.done += len(sums)
+        self._sum = sums.sum(0) if self._sum is None else self._sum + sums.sum(0)
+        self._joined = _log_add(self._joined, torch.logsumexp(sums, 0))
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean over the blocks, ``(B,)`` nats."""
+        assert self._sum is not None
+        return self._sum / self.done - math.log(self.size)
+
+    @property
+    def joined(self) -> Tensor:
+        """The same weights as one block, ``(B,)`` nats."""
+        assert self._joined is not None
+        return self._joined - math.log(self.done * self.size)
+
+
 def weight_diagnostics(log_weight: Tensor) -> dict[str, Tensor]:
-    """``ess``, ``pareto_k``, ``gain`` and ``variance`` (of log (1/K) Σ w) ``(B,)``, from log weights ``(K, B)``."""
-    count = len(log_weight)
-    total = torch.logsumexp(log_weight, 0)
-    ess = (2 * total - torch.logsumexp(2 * log_weight, 0)).exp()
-    return {
-        "ess": ess,
-        "pareto_k": pareto_shape(log_weight),
-        "gain": last_doubling(log_weight),
-        "variance": (1 / ess - 1 / count).clamp_min(0),
-    }
+    """``ess``, ``pareto_k``, ``gain`` and ``variance`` (of log (1/K) Σ w) ``(B,)``, from log weights ``(K, B)`` at once."""
+    running = RunningWeights(len(log_weight))
+    running.add(log_weight)
+    return running.diagnostics()
 
 
-def last_doubling(log_weight: Tensor) -> Tensor:
-    """L_K − L_{K/2} per image in nats, both from the same weights (an odd one is left out), ``(B,)``; NaN for K = 1."""
-    half = len(log_weight) // 2
-    if half == 0:
-        return torch.full_like(log_weight[0], math.nan)
-    halves = torch.logsumexp(log_weight[: 2 * half].unflatten(0, (2, half)), dim=1) - math.log(half)
-    return torch.logaddexp(halves[0], halves[1]) - math.log(2) - halves.mean(0)
+def tail_of(samples: int) -> int:
+    """How many of the largest weights tell the shape: min(K/5, 3√K), or 0 where that is fewer than five."""
+    tail = min(samples // 5, math.ceil(3 * math.sqrt(samples)))
+    return tail if tail >= _FEWEST_TAIL else 0
 
 
-def pareto_shape(log_weight: Tensor) -> Tensor:
-    """k̂ of the largest min(K/5, 3√K) weights of each image, ``(K, B) -> (B,)``; NaN where fewer than five are left."""
-    count = len(log_weight)
-    tail = min(count // 5, math.ceil(3 * math.sqrt(count)))
-    if tail < _FEWEST_TAIL:
-        return torch.full_like(log_weight[0], math.nan)
-    largest = torch.topk(log_weight, tail + 1, dim=0).values
+def _shape(largest: Tensor) -> Tensor:
+    """k̂ of each image from its largest weights in falling order, ``(M + 1, B) -> (B,)``; the last is the threshold."""
     # Scale by the largest weight: the shape does not depend on it, and exp cannot overflow.
     weights = (largest - largest[0]).exp()
     excess = (weights[:-1] - weights[-1]).flip(0)  # above the threshold, ascending, (M, B)
     return _fit_generalized_pareto(excess)
+
+
+def _log_add(total: Tensor | None, more: Tensor) -> Tensor:
+    return more if total is None else torch.logaddexp(total, more)
 
 
 def certificate(values: dict[str, np.ndarray], samples: int) -> dict[str, Any]:
@@ -76,6 +160,7 @@ def certificate(values: dict[str, np.ndarray], samples: int) -> dict[str, Any]:
             "to": 2 * (samples // 2),
             "gain": float(gain.mean()) if samples > 1 else None,
             "se": float(gain.std(ddof=1) / math.sqrt(images)) if samples > 1 and images > 1 else None,
+            "still_rising": bool(gain.mean() > RISING) if samples > 1 else None,
         },
         "monte_carlo_se": float(np.sqrt(values["variance"].sum()) / images),
     }

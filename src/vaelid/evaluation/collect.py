@@ -38,7 +38,7 @@ def collect(
 
     Args:
         together: images per batch
-        units: how often ``work`` ticks on a batch
+        units: how often ``work`` ticks on a batch; with 0 the bar moves when a batch is done
         work: positions ``(B,)`` and a tick -> values with B rows each
         start: what an earlier, interrupted call had saved
         save: called now and then with all values so far
@@ -47,12 +47,14 @@ def collect(
     done = len(next(iter(start.values()))) if start else 0
     saved = time.monotonic()
     try:
-        with reporter.bar(title, count * units, done * units):
+        with reporter.bar(title, count * max(units, 1), done * max(units, 1)):
             for first in range(done, count, together):
                 positions = torch.arange(first, min(first + together, count))
                 text = f"image {first + 1:,} to {int(positions[-1]) + 1:,} of {count:,}"
-                found = work(positions, partial(reporter.advance, len(positions), text))
-                parts.append({name: value.detach().double().cpu().numpy() for name, value in found.items()})
+                tick = partial(reporter.advance, len(positions), text)
+                parts.append({name: value.detach().double().cpu().numpy() for name, value in work(positions, tick).items()})
+                if units == 0:
+                    tick()
                 if save is not None and time.monotonic() - saved > _SAVE_EVERY:
                     save(joined(parts))
                     saved = time.monotonic()

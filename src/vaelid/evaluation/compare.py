@@ -97,6 +97,9 @@ def _mean_se(values: np.ndarray) -> tuple[float, float | None]:
 
 def _mismatch(name: str, one: Results, other_name: str, other: Results) -> str:
     """Why the numbers of two runs do not belong together, in words; empty if they do."""
+    for each, found in ((name, one), (other_name, other)):
+        if found.get("failed"):
+            return f"{each} failed a check, so that its numbers are no likelihoods: {found['failed'][0]}."
     if one["kind"] != other["kind"]:
         return f"{name} gives a {one['kind']}, {other_name} a {other['kind']}: they have no common unit."
     if one["data"]["fingerprint"] != other["data"]["fingerprint"]:

@@ -6,7 +6,6 @@ A long evaluation is saved as it goes and taken up again where it stood: every i
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,15 +18,16 @@ from torch import Tensor
 from vaelid.data import Split
 from vaelid.environment import describe_machine
 from vaelid.errors import MachineError
+from vaelid.evaluation.certificate import RunningWeights, certificate
+from vaelid.evaluation.collect import Arrays, Save, Tick, collect, mean_se
 from vaelid.evaluation.latents import ACTIVE, active_by_variance, kl_of_dimensions, posterior_mean
-from vaelid.evaluation.likelihood import curve_points, elbo_terms, importance_bound, log_weights
+from vaelid.evaluation.likelihood import curve_points, elbo_terms, weight_blocks
 from vaelid.evaluation.yardsticks import IndependentPixels
 from vaelid.progress import Reporter
 from vaelid.vae import VAE
 
-Arrays = dict[str, np.ndarray]
-_SAVE_EVERY = 30.0  # seconds
 _CPU_BYTES = 2**25
+_DIRECTION = "upper bound on the true NLL in expectation"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def evaluate_images(
     plan: Plan,
     reporter: Reporter,
     start: Arrays | None = None,
-    save: Callable[[Arrays], None] | None = None,
+    save: Save | None = None,
 ) -> Arrays:
     """Per-image values of every image of ``split``, in its order (nats, float64).
 
@@ -66,33 +66,21 @@ def evaluate_images(
 
     Returns:
         ``neg_elbo, distortion, rate, nll`` (N,), ``curve`` (N, points), ``mean`` and ``kl`` (N, L) where known,
-        ``independent_pixels`` (N,).
+        ``independent_pixels`` (N,); of the importance weights ``ess, pareto_k, gain, variance``, and ``elbo_variance``, (N,).
 
     However it is broken off, ``save`` gets what was done until then.
     """
     model.eval()
-    parts = [start] if start else []
-    done = len(start["nll"]) if start else 0
     chunk = decoder_rows(split)
-    saved = time.monotonic()
-    try:
-        with reporter.bar(f"evaluating {split.name}", len(split), done):
-            for first in range(done, len(split), plan.images):
-                positions = torch.arange(first, min(first + plan.images, len(split)))
-                found, chunk = with_smaller_chunks(partial(_look, model, split, positions, plan), chunk)
-                if yardstick is not None:
-                    found["independent_pixels"] = yardstick.nll(split.batch(positions)).cpu().numpy()
-                parts.append(found)
-                reporter.advance(len(positions), f"image {int(positions[-1]) + 1:,} of {len(split):,}")
-                if save is not None and time.monotonic() - saved > _SAVE_EVERY:
-                    parts = [_joined(parts)]
-                    save(parts[0])
-                    saved = time.monotonic()
-    except BaseException:
-        if save is not None and parts:
-            save(_joined(parts))
-        raise
-    return _joined(parts)
+
+    def work(positions: Tensor, _: Tick) -> dict[str, Tensor]:
+        nonlocal chunk
+        found, chunk = with_smaller_chunks(partial(_look, model, split, positions, plan), chunk)
+        if yardstick is not None:
+            found["independent_pixels"] = yardstick.nll(split.batch(positions))
+        return found
+
+    return collect(len(split), plan.images, 0, work, reporter, f"evaluating {split.name}", start, save)
 
 
 def summarize(values: Arrays, plan: Plan, rate_kind: str, discrete: bool, dimensions: int) -> dict[str, Any]:
@@ -102,26 +90,24 @@ def summarize(values: Arrays, plan: Plan, rate_kind: str, discrete: bool, dimens
         discrete: whether the numbers are probabilities (else densities, which have no bits/dim)
         dimensions: D, pixels of an image
     """
-    curve = [
-        {"samples": k, "value": _mean(values["curve"][:, j]), "se": _se(values["curve"][:, j])}
-        for j, k in enumerate(curve_points(plan.samples))
-    ]
+    curve = [{"samples": k, **mean_se(values["curve"][:, j])} for j, k in enumerate(curve_points(plan.samples))]
     neg_elbo: dict[str, Any] = {
-        "value": _mean(values["neg_elbo"]),
-        "se": _se(values["neg_elbo"]),
-        "distortion": _mean(values["distortion"]),
-        "rate": _mean(values["rate"]),
+        **mean_se(values["neg_elbo"]),
+        "distortion": float(values["distortion"].mean()),
+        "rate": float(values["rate"].mean()),
         "rate_kind": rate_kind,
         "samples": plan.elbo_samples,
-        "direction": "upper bound on the true NLL in expectation",
+        "name": f"−ELBO, {plan.elbo_samples} draws per image",
+        "direction": _DIRECTION,
+        "monte_carlo_se": _monte_carlo_se(values["elbo_variance"]),
     }
     nll: dict[str, Any] = {
-        "value": _mean(values["nll"]),
-        "se": _se(values["nll"]),
+        **mean_se(values["nll"]),
         "samples": plan.samples,
         "name": f"importance-weighted bound, K = {plan.samples}, proposal q(z|x)",
-        "direction": "upper bound on the true NLL in expectation",
+        "direction": _DIRECTION,
         "curve": curve,
+        **certificate(values, plan.samples),
     }
     bits = {name: number["value"] / (dimensions * math.log(2)) for name, number in (("neg_elbo", neg_elbo), ("nll", nll))}
     results: dict[str, Any] = {
@@ -141,8 +127,7 @@ def summarize(values: Arrays, plan: Plan, rate_kind: str, discrete: bool, dimens
         results["active_units"]["kl"] = int((kl > ACTIVE).sum())
         results["kl_per_dimension"] = [float(v) for v in kl]
     if "independent_pixels" in values:
-        pixels = values["independent_pixels"]
-        results["yardsticks"] = {"independent_pixels": {"value": _mean(pixels), "se": _se(pixels)}}
+        results["yardsticks"] = {"independent_pixels": mean_se(values["independent_pixels"])}
     return results
 
 
@@ -170,7 +155,7 @@ def rate_kind(model: VAE, split: Split) -> str:
     return elbo_terms(model, _images(model, split, torch.arange(1)), split.indices[:1], 1, 0).rate_kind
 
 
-def with_smaller_chunks(work: Callable[[int], Arrays], chunk: int) -> tuple[Arrays, int]:
+def with_smaller_chunks(work: Callable[[int], dict[str, Tensor]], chunk: int) -> tuple[dict[str, Tensor], int]:
     """``work(chunk)``, with half the chunk as often as memory runs out; gives the chunk that fitted, too.
 
     Raises:
@@ -199,25 +184,36 @@ def decoder_rows(split: Split) -> int:
 
 
 @torch.no_grad()
-def _look(model: VAE, split: Split, positions: Tensor, plan: Plan, chunk: int) -> Arrays:
+def _look(model: VAE, split: Split, positions: Tensor, plan: Plan, chunk: int) -> dict[str, Tensor]:
     x, ids = _images(model, split, positions), split.indices[positions.to(split.device)]
     per_image = max(1, chunk // plan.elbo_samples)
-    groups = [slice(i, i + per_image) for i in range(0, len(x), per_image)]
-    pieces = [elbo_terms(model, x[group], ids[group], plan.elbo_samples, plan.seed) for group in groups]
-    weights = log_weights(model, x, ids, plan.samples, plan.seed, chunk)
-    curve = torch.stack([importance_bound(weights, k) for k in curve_points(plan.samples)], dim=1)
+    pieces = [elbo_terms(model, x[g], ids[g], plan.elbo_samples, plan.seed) for g in _groups(len(x), per_image)]
+    weighed = [_weigh(model, x[g], ids[g], plan, chunk) for g in _groups(len(x), chunk)]
     found = {
         "distortion": torch.cat([p.distortion for p in pieces]),
         "rate": torch.cat([p.rate for p in pieces]),
         "neg_elbo": torch.cat([p.neg_elbo for p in pieces]),
-        "nll": -curve[:, -1],
-        "curve": -curve,
+        "elbo_variance": torch.cat([p.variance for p in pieces]),
+        **{name: torch.cat([each[name] for each in weighed]) for name in weighed[0]},
     }
     q = model.posterior(x)
     for name, value in (("mean", posterior_mean(q)), ("kl", kl_of_dimensions(q, model.prior()))):
         if value is not None:
             found[name] = value
-    return {name: value.detach().double().cpu().numpy() for name, value in found.items()}
+    return found
+
+
+def _weigh(model: VAE, x: Tensor, ids: Tensor, plan: Plan, chunk: int) -> dict[str, Tensor]:
+    """The importance-weighted bound of at most ``chunk`` images, its curve, and how far to believe it."""
+    weights = RunningWeights(plan.samples, curve_points(plan.samples))
+    for block in weight_blocks(model, x, ids, plan.samples, plan.seed, chunk):
+        weights.add(block)
+    curve = -weights.curve
+    return {"nll": curve[:, -1], "curve": curve, **weights.diagnostics()}
+
+
+def _groups(count: int, most: int) -> list[slice]:
+    return [slice(first, first + most) for first in range(0, count, most)]
 
 
 def _images(model: VAE, split: Split, positions: Tensor) -> Tensor:
@@ -231,14 +227,6 @@ def _is_lack_of_memory(error: RuntimeError) -> bool:
     )
 
 
-def _joined(parts: list[Arrays]) -> Arrays:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean())
-
-
-def _se(values: np.ndarray) -> float | None:
-    """Standard error of the mean over images; none for one image."""
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+def _monte_carlo_se(variance: np.ndarray) -> float | None:
+    """Standard error of the mean from the noise of each image alone; None where it is not known."""
+    return float(np.sqrt(variance.sum()) / len(variance)) if np.isfinite(variance).all() else None

@@ -9,7 +9,7 @@ Notation: log w_k = log p(x|z_k) + log p(z_k) − log q(z_k|x), z_k ~ q(z|x), k 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,12 +73,14 @@ class PosteriorDraws:
 
 @dataclass(frozen=True)
 class ElboTerms:
-    """The two terms of −ELBO per image, ``(B,)`` nats, and how the rate was computed."""
+    """The two terms of −ELBO per image, ``(B,)`` nats, how the rate was computed, and the Monte Carlo variance of −ELBO
+    (NaN for one draw)."""
 
     distortion: Tensor
     rate: Tensor
     rate_kind: str
     q: Distribution
+    variance: Tensor
 
     @property
     def neg_elbo(self) -> Tensor:
@@ -91,7 +93,9 @@ def elbo_terms(model: VAE, x: Tensor, ids: Tensor, samples: int, seed: int, purp
     """−E_q[log p(x|z)] and KL(q‖p) with ``samples`` draws per image, β = 1 whatever the objective was."""
     draws = PosteriorDraws(model, x, ids, purpose, seed)
     seen = model.look(x, draws.q, draws.draw(0, samples))
-    return ElboTerms(seen.distortion, seen.rate, seen.rate_kind, draws.q)
+    drawn = seen.log_weight if seen.rate_kind == "sampled" else seen.log_likelihood
+    variance = drawn.double().var(0) / samples if samples > 1 else torch.full_like(seen.rate, math.nan)
+    return ElboTerms(seen.distortion, seen.rate, seen.rate_kind, draws.q, variance)
 
 
 @torch.no_grad()
@@ -102,18 +106,17 @@ def log_weights(model: VAE, x: Tensor, ids: Tensor, samples: int, seed: int, chu
         chunk: how many decoder rows (samples × images) to hold at once
     """
     groups = [slice(start, start + chunk) for start in range(0, len(x), chunk)]
-    return torch.cat([_log_weights(model, x[group], ids[group], samples, seed, chunk) for group in groups], dim=1)
+    return torch.cat([torch.cat(list(weight_blocks(model, x[g], ids[g], samples, seed, chunk))) for g in groups], dim=1)
 
 
-def _log_weights(model: VAE, x: Tensor, ids: Tensor, samples: int, seed: int, chunk: int) -> Tensor:
-    """The same for at most ``chunk`` images."""
+@torch.no_grad()
+def weight_blocks(model: VAE, x: Tensor, ids: Tensor, samples: int, seed: int, chunk: int) -> Iterator[Tensor]:
+    """The same for at most ``chunk`` images, in blocks ``(k, B)`` of as many draws as ``chunk`` decoder rows allow."""
     draws = PosteriorDraws(model, x, ids, "importance", seed)
     together = max(1, chunk // len(x))
-    blocks = []
     for first in range(0, samples, together):
         z = draws.draw(first, min(together, samples - first))
-        blocks.append(model.look(x, draws.q, z).log_weight.double())
-    return torch.cat(blocks)
+        yield model.look(x, draws.q, z).log_weight.double()
 
 
 def importance_bound(log_weight: Tensor, k: int) -> Tensor:

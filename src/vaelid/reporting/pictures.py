@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vaelid.data import Shades, Split
 from vaelid.distributions import GaussianMixture
-from vaelid.evaluation.evaluate import Arrays
+from vaelid.evaluation.collect import Arrays
 from vaelid.evaluation.latents import posterior_mean
 from vaelid.vae import VAE, Samples
 

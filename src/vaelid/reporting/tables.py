@@ -131,7 +131,8 @@ def ranking(pairs: Sequence[tuple[str, float]], kind: str, most: int) -> Rendera
 
 def _notes(results: Results) -> list[Text]:
     units, data = results["active_units"], results["data"]
-    lines = []
+    lines = [f"FAILED CHECK, so these are no likelihoods: {failure}" for failure in results.get("failed", ())]
+    lines += _certificate(results["nll"])
     if results["kind"] == "density":
         lines.append(
             "These are densities, not probabilities: they may be negative, have no bits/dim, "
@@ -145,14 +146,38 @@ def _notes(results: Results) -> list[Text]:
         )
     elif units["variance"] is not None:
         lines.append(f"active units: {units['variance']} (Var_x E_q[z_d|x] > 0.01)")
-    weights = results["environment"]["weights"][:12]
-    pixels = f"pixels: {data['support']}, {data['protocol']}; images {data['fingerprint'][:12]}…"
-    lines.append(f"{pixels}; noise seed {results['seed']}; weights {weights}…")
+    lines.append(
+        f"pixels: {data['support']}, {data['protocol']}; images {data['fingerprint'][:12]}…; noise seed {results['seed']}"
+    )
+    made = results["environment"]
+    by = f"; {made['dtype']}, vaelid {made['vaelid']} (commit {made['commit']})" if "dtype" in made else ""
+    lines.append(f"weights {made['weights'][:12]}…{by}")
+    if results.get("floor"):
+        floor = results["floor"]
+        lines.append(f"no model can be below {floor['value']:.3f} nats ({floor['what']})")
     if data["redrawn"]:
         lines.append(
             "The pixels are redrawn at every access: these numbers vary between accesses and compare with nothing but themselves."
         )
     return [Text(line) for line in lines]
+
+
+def _certificate(nll: Results) -> list[str]:
+    """How far to believe the importance-weighted bound; nothing for results of a version that did not look."""
+    if "effective_samples" not in nll:
+        return []
+    ess, tail, last = nll["effective_samples"], nll["pareto_k"], nll["last_doubling"]
+    said = f"nll: {ess['mean']:.0f} effective samples of {ess['of']} per image (median {ess['median']:.0f})"
+    if tail["share_above_0.7"] is not None:
+        said += f"; Pareto k̂ > 0.7, too heavy a tail, for {tail['share_above_0.7']:.1%} of images (median {tail['median']:.2f})"
+    lines = [f"{said}; Monte Carlo error {_error(nll['monte_carlo_se'])}, apart from the ± over images"]
+    if last["gain"] is not None:
+        verdict = "is still rising, more samples give a visibly tighter bound" if last["still_rising"] else "has settled"
+        error = f" ± {last['se']:.4f}" if last["se"] is not None else ""
+        lines.append(
+            f"nll: from K = {last['from']} to {last['to']} the bound on log p(x) rose by {last['gain']:.4f}{error}: it {verdict}"
+        )
+    return lines
 
 
 def _counted(images: int, split: str = "") -> str:

@@ -1,0 +1,150 @@
+"""Judging a trained model on images: first whether its numbers can be likelihoods at all, then the numbers.
+
+guards ──> bounds per image ──> floor ──> results/<split>.npz, results.json, samples/, figures/
+
+A failed guard or a number below the floor stops the evaluation: nothing is printed or written, unless it is forced; then the
+failure is stored beside the numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from vaelid import __version__
+from vaelid.auditing.findings import Finding
+from vaelid.auditing.whole_model import guards
+from vaelid.data import Shades, Split
+from vaelid.errors import CheckFailed
+from vaelid.evaluation.collect import Arrays, Save
+from vaelid.evaluation.evaluate import Plan, evaluate_images, provenance, rate_kind, summarize
+from vaelid.evaluation.floor import below_floor, floor_of, least_nll
+from vaelid.evaluation.yardsticks import IndependentPixels
+from vaelid.folder import RunFolder
+from vaelid.progress import Reporter
+from vaelid.reporting.figures import evaluation_figures
+from vaelid.reporting.pictures import pictures
+from vaelid.training.surroundings import own_randomness
+from vaelid.vae import VAE
+
+_SHOWN = 16  # images drawn from the model for the figures
+_GUARDED = 16  # images that the guards look at
+_COLUMNS = 2  # raised when per-image values get other names or meanings: what was saved under the old ones is left out
+_FORCE = "Repair the model (`vaelid audit` says more), or add --force (force=True): the failure then stands beside the numbers."
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The trained model of a run.
+
+    Attributes:
+        weights: SHA-256 of its weights' file
+        train: what it was trained on
+        shades: which pixel values pictures show as black and as white
+    """
+
+    folder: RunFolder
+    model: VAE
+    weights: str
+    train: Split
+    shades: Shades
+
+
+def judge(subject: Subject, split: Split, plan: Plan, reporter: Reporter, force: bool = False) -> dict[str, Any]:
+    """Bounds on log p(x) of every image of ``split``, with all that is needed to believe them, written to the run folder.
+
+    Raises:
+        CheckFailed: if a guard fails or a mean is impossible, unless ``force``.
+    """
+    guarded = look_first(subject, split, force)
+    values = _kept(subject, split, "", plan.identity(), lambda start, save: _bounds(subject, split, plan, reporter, start, save))
+    discrete, pixels = subject.model.likelihood.support.discrete, int(np.prod(split.shape))
+    least = least_nll(split, discrete)
+    floor = None if least is None else floor_of({name: values[name] for name in ("nll", "neg_elbo")}, least)
+    failed = [f.meaning for f in guarded if f.verdict == "fail"] + require_possible(floor, force)
+    if split.labels is not None:
+        values["labels"] = split.labels.cpu().numpy()
+    results = {
+        **summarize(values, plan, rate_kind(subject.model, split), discrete, pixels),
+        "floor": floor,
+        "guards": [_noted(finding) for finding in guarded],
+        "failed": failed,
+        **provenance(subject.model, split, split.images.name, subject.weights),
+    }
+    _write(subject, split, values, results)
+    return results
+
+
+def look_first(subject: Subject, split: Split, force: bool = False) -> list[Finding]:
+    """The cheap checks without which a number is no likelihood: finite weights, evaluation mode, each image by itself.
+
+    Raises:
+        CheckFailed: if one fails, unless ``force``.
+    """
+    source = split if len(split) > 1 else subject.train  # whether images mix cannot be seen on one
+    with own_randomness(0):
+        x = source.batch(torch.arange(min(_GUARDED, len(source)))).to(next(subject.model.parameters()).dtype)
+        findings = guards(subject.model, x)
+    failed = [finding.meaning for finding in findings if finding.verdict == "fail"]
+    if failed and not force:
+        raise CheckFailed(f"The model gives no likelihoods, so none is printed. {'. '.join(failed)}.", _FORCE)
+    return findings
+
+
+def require_possible(floor: dict[str, Any] | None, force: bool = False) -> list[str]:
+    """What is impossible about the means, in words, if that is forced through.
+
+    Raises:
+        CheckFailed: if something is, unless ``force``.
+    """
+    impossible = below_floor(floor) if floor is not None else []
+    if impossible and not force:
+        raise CheckFailed(" ".join(impossible), _FORCE)
+    return impossible
+
+
+def _bounds(subject: Subject, split: Split, plan: Plan, reporter: Reporter, start: Arrays, save: Save) -> Arrays:
+    values = evaluate_images(subject.model, split, IndependentPixels(subject.train), plan, reporter, start, save)
+    save(values)  # should they turn out to be impossible, --force need not compute them again
+    return values
+
+
+def _kept(subject: Subject, split: Split, kind: str, plan: Mapping[str, Any], work: Callable[[Arrays, Save], Arrays]) -> Arrays:
+    """What ``work(start, save)`` gives, taken up where a call for the same numbers was broken off.
+
+    Args:
+        kind: goes into the name of the file that holds what is done
+        plan: all that the numbers depend on besides weights, images and version
+    """
+    identity = {**plan, "weights": subject.weights, "fingerprint": split.fingerprint, "vaelid": __version__, "columns": _COLUMNS}
+    key, file = json.dumps(identity, sort_keys=True), _partial(subject.folder, split, kind)
+    start = subject.folder.read_arrays(file)
+    if start and str(start.pop("key")) != key:
+        start = {}
+    return work(start, lambda done: subject.folder.write_arrays(file, {**done, "key": np.array(key)}))
+
+
+def _write(subject: Subject, split: Split, values: Arrays, results: dict[str, Any]) -> None:
+    folder = subject.folder
+    folder.write_arrays(folder.results / f"{split.name}.npz", values)
+    folder.write_json(folder.results_file, {**folder.read_json(folder.results_file), split.name: results})
+    _partial(folder, split, "").unlink(missing_ok=True)
+    with own_randomness(0):
+        shown = pictures(subject.model, split, values["nll"], subject.model.sample(_SHOWN), subject.shades)
+    folder.write_arrays(folder.samples / f"{split.name}.npz", shown)
+    evaluation_figures(folder, split.name, split.images.label_names)
+
+
+def _partial(folder: RunFolder, split: Split, kind: str) -> Any:
+    return folder.results / f"{split.name}{kind}.partial.npz"
+
+
+def _noted(finding: Finding) -> dict[str, Any]:
+    """A guard as it stands in results.json."""
+    kept = ("hypothesis", "verdict", "error", "tolerance") + (("meaning", "guilty") if finding.verdict == "fail" else ())
+    return {name: value for name, value in asdict(finding).items() if name in kept}
