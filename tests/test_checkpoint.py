@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training_helpers import fail, flip, newest, tear
+from training_helpers import assert_not_called, flip, newest, tear
 from vaelid.errors import MachineError, RunError
 from vaelid.folder import RunFolder
 from vaelid.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -23,7 +23,7 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     shared = torch.arange(6.0).view(2, 3)
     tensors = {"model.a": shared, "model.b": shared[0], "optimizer.0.step": torch.tensor(3), "models": torch.ones(1)}
     save_checkpoint(folder, Checkpoint(tensors, {"best": float("inf"), "third": 1 / 3}), 5, 1)
-    loaded = load_checkpoint(folder, fail)
+    loaded = load_checkpoint(folder, assert_not_called)
     assert loaded.facts == {"best": float("inf"), "third": 1 / 3}
     assert {name: t.tolist() for name, t in loaded.group("model").items()} == {"a": shared.tolist(), "b": [0, 1, 2]}
     assert loaded.group("optimizer")["0.step"].dtype == torch.int64
@@ -34,7 +34,7 @@ def test_the_last_two_are_kept(tmp_path: Path) -> None:
     for step in (1, 20, 300):
         save(folder, step)
     assert sorted(file.name[:17] for file in folder.checkpoints.iterdir()) == ["step-000000000020", "step-000000000300"]
-    assert load_checkpoint(folder, fail).facts["step"] == 300
+    assert load_checkpoint(folder, assert_not_called).facts["step"] == 300
 
 
 def test_at_one_step_the_later_epoch_is_newer(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_at_one_step_the_later_epoch_is_newer(tmp_path: Path) -> None:
         folder = RunFolder(tmp_path / str(attempt))
         save(folder, 12, 1, value=attempt)
         save(folder, 12, 2, value=attempt)
-        assert load_checkpoint(folder, fail).facts["epoch"] == 2
+        assert load_checkpoint(folder, assert_not_called).facts["epoch"] == 2
 
 
 @pytest.mark.parametrize("damage", [tear, flip, lambda file: file.write_bytes(b"")])
@@ -77,7 +77,7 @@ def test_one_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
 def test_none_at_all(tmp_path: Path) -> None:
     folder, said = RunFolder(tmp_path), list[str]()
     with pytest.raises(RunError, match=r"There is no checkpoint in .*, so training cannot go on"):
-        load_checkpoint(folder, fail)
+        load_checkpoint(folder, assert_not_called)
     save(folder, 1)
     tear(newest(folder))
     with pytest.raises(RunError, match=r"None of the 1 checkpoints in .* is whole"):
@@ -96,7 +96,7 @@ def test_a_save_that_fails_leaves_the_earlier_ones(tmp_path: Path, monkeypatch: 
         patch.setattr("os.fsync", full)
         with pytest.raises(MachineError, match="No space left"):
             save(folder, 3)
-    assert load_checkpoint(folder, fail).facts["step"] == 2
+    assert load_checkpoint(folder, assert_not_called).facts["step"] == 2
     assert len(list(folder.checkpoints.iterdir())) == 2
 
 

@@ -53,7 +53,7 @@ def read(tmp_path: Path, array: np.ndarray, **given: object) -> Images:
     return read_array(path, settings(str(path), **given))
 
 
-def refused(tmp_path: Path, array: np.ndarray, message: str, **given: object) -> None:
+def assert_refused(tmp_path: Path, array: np.ndarray, message: str, **given: object) -> None:
     with pytest.raises(DataError, match=message) as caught:
         read(tmp_path, array, **given)
     assert "own.npy" in str(caught.value)
@@ -140,12 +140,12 @@ def test_layouts(tmp_path: Path, given: tuple[int, ...], expected: tuple[int, ..
 
 @pytest.mark.parametrize("shape", [(7,), (5, 4, 6, 2), (5, 2, 4, 6), (2, 2, 2, 2, 2), ()])
 def test_other_layouts_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    refused(tmp_path, np.ones(shape), rf"must be \(N, D\).*its shape is {str(shape).replace('(', '.').replace(')', '.')}")
+    assert_refused(tmp_path, np.ones(shape), rf"must be \(N, D\).*its shape is {str(shape).replace('(', '.').replace(')', '.')}")
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 4), (5, 0), (0,)])
 def test_empty_arrays_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    refused(tmp_path, np.ones(shape), "is empty")
+    assert_refused(tmp_path, np.ones(shape), "is empty")
 
 
 @pytest.mark.parametrize(
@@ -174,8 +174,8 @@ def test_the_support_is_read_from_the_values(tmp_path: Path, array: np.ndarray, 
 def test_levels_may_be_given(tmp_path: Path) -> None:
     assert read(tmp_path, np.array([[0, 1, 16]]), levels=17).support == levels(17)
     assert read(tmp_path, np.array([[0, 1]]), levels=256).support == BYTES
-    refused(tmp_path, np.array([[0, 1], [3, 17]]), r"0 to 16; the value at index \(1, 1\).*is 17\.", levels=17)
-    refused(tmp_path, np.array([[0.0, 1.0]]), "data.levels = 4 counts", levels=4)
+    assert_refused(tmp_path, np.array([[0, 1], [3, 17]]), r"0 to 16; the value at index \(1, 1\).*is 17\.", levels=17)
+    assert_refused(tmp_path, np.array([[0.0, 1.0]]), "data.levels = 4 counts", levels=4)
 
 
 @pytest.mark.parametrize(
@@ -194,13 +194,13 @@ def test_bad_values_are_named_with_their_index(
     monkeypatch.setattr("vaelid.data.arrays.BLOCK_BYTES", 100)  # several blocks
     array = np.full((9, 2, 3), 7).astype(dtype)
     array[6, 1, 2] = value
-    refused(tmp_path, array, message)
-    refused(tmp_path, array, r"index \(6, 0, 1, 2\) \(image, \*X\)")
+    assert_refused(tmp_path, array, message)
+    assert_refused(tmp_path, array, r"index \(6, 0, 1, 2\) \(image, \*X\)")
 
 
 @pytest.mark.parametrize("array", [np.array([["a"]]), np.ones((2, 2), dtype=complex), np.zeros((2, 2), dtype="M8[s]")])
 def test_other_types_are_refused(tmp_path: Path, array: np.ndarray) -> None:
-    refused(tmp_path, array, "must hold real numbers; its type is")
+    assert_refused(tmp_path, array, "must hold real numbers; its type is")
 
 
 class Trap:

@@ -12,7 +12,18 @@ from typing import Any
 import pytest
 import torch
 
-from training_helpers import Notes, assert_same_run, fail, metrics_of, poison, ready, scripted, spoil_weight, tiny, train
+from training_helpers import (
+    Notes,
+    assert_not_called,
+    assert_same_run,
+    metrics_of,
+    poison,
+    ready,
+    scripted,
+    spoil_weight,
+    tiny,
+    train,
+)
 from vaelid.errors import Diverged, MachineError
 from vaelid.folder import RunFolder
 from vaelid.training import loop
@@ -73,7 +84,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch
 
     with pytest.raises(Diverged, match="weights became inf"):
         train(tmp_path, tiny(), poison(2, spoil, monkeypatch))
-    tensors = load_checkpoint(RunFolder(tmp_path), fail).group("model")
+    tensors = load_checkpoint(RunFolder(tmp_path), assert_not_called).group("model")
     assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
 
 
@@ -116,7 +127,7 @@ def test_a_full_disk_is_said_plainly_and_what_was_saved_stays(
             train(tmp_path / "run", tiny(), checkpoint_seconds=0.0)
     assert "Make room" in caught.value.remedy
     assert not list((tmp_path / "run").rglob("*.tmp"))
-    load_checkpoint(RunFolder(tmp_path / "run"), fail)  # the newest is whole
+    load_checkpoint(RunFolder(tmp_path / "run"), assert_not_called)  # the newest is whole
     train(tmp_path / "run", tiny())
     train(tmp_path / "whole", tiny())
     assert_same_run(tmp_path / "run", tmp_path / "whole")

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 import torch
 
-from training_helpers import fail, flip, tear, tiny, train
+from training_helpers import assert_not_called, flip, tear, tiny, train
 from vaelid.errors import MachineError, RunError, VaelidError
 from vaelid.folder import RunFolder, write_atomic
 
 
 class Bomb:
     def __reduce__(self) -> tuple[Any, ...]:
-        return (fail, ("a file was unpickled",))
+        return (assert_not_called, ("a file was unpickled",))
 
 
 @pytest.fixture
@@ -158,8 +158,9 @@ def test_metrics_that_need_no_cut_are_not_written_again(tmp_path: Path, monkeypa
     folder = RunFolder(tmp_path)
     folder.keep_metrics(0)
     folder.append_metrics({"epoch": 1})
-    monkeypatch.setattr("vaelid.folder.write_atomic", fail)
+    monkeypatch.setattr("vaelid.folder.write_atomic", assert_not_called)
     folder.keep_metrics(1)
+    assert folder.metrics() == [{"epoch": 1}]
 
 
 def test_damage_in_the_middle_of_metrics_is_an_error(tmp_path: Path) -> None:
@@ -247,7 +248,7 @@ def test_leftovers_of_killed_writers_are_removed_and_others_are_not(tmp_path: Pa
 def test_the_lock(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "new" / "run")
     with folder.lock(), pytest.raises(RunError, match=rf"in use by another process \(pid {os.getpid()}\)"), folder.lock():
-        fail("locked twice")
+        pytest.fail("locked twice")
     with folder.lock():
         pass
 
@@ -264,7 +265,7 @@ def test_a_lock_on_a_full_disk_still_locks(tmp_path: Path, monkeypatch: pytest.M
 def test_a_disk_without_locks_is_said_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fcntl, "flock", refuse(errno.ENOLCK))
     with pytest.raises(MachineError, match=os.strerror(errno.ENOLCK)), RunFolder(tmp_path).lock():
-        fail("not locked")
+        pytest.fail("not locked")
 
 
 def test_metrics_reach_the_disk_or_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from resume_driver import KILLED, Trainer
 from training_helpers import (
     RICH,
     Notes,
+    assert_not_called,
     assert_same_run,
     flip,
     interrupt_at,
@@ -67,7 +68,7 @@ def test_the_reference_uses_what_it_should(reference: Path) -> None:
     assert len({line["lr"] for line in lines}) > 2  # the warm-up and the plateau have moved the learning rate
     assert min(line["grad_norm"] for line in lines) > recipe.training.clip_norm  # every epoch was clipped
     assert 8 <= len(lines) < recipe.training.epochs  # patience ended it
-    assert load_checkpoint(RunFolder(reference), pytest.fail).facts["state"]["epochs_without_improvement"] == 5
+    assert load_checkpoint(RunFolder(reference), assert_not_called).facts["state"]["epochs_without_improvement"] == 5
 
 
 KILLS: list[tuple[str, str, int]] = [
@@ -135,7 +136,7 @@ def test_interrupts_from_outside(trainer: Trainer, reference: Path, tmp_path: Pa
     assert_same_run(folder.path, reference)
 
 
-def whole_and_in_pieces(tmp_path: Path, changes: dict[str, Any], every: int = 4) -> None:
+def assert_pieces_make_the_whole(tmp_path: Path, changes: dict[str, Any], every: int = 4) -> None:
     """One run in one piece, one stopped after every few steps, in the middle of epochs and at their ends."""
     recipe = tiny_of(changes)
     train(tmp_path / "whole", recipe)
@@ -164,18 +165,18 @@ def whole_and_in_pieces(tmp_path: Path, changes: dict[str, Any], every: int = 4)
     ids=lambda changes: "-".join(str(value) for value in changes.values()),
 )
 def test_every_part_with_a_state_resumes_mid_epoch(tmp_path: Path, changes: dict[str, Any]) -> None:
-    whole_and_in_pieces(tmp_path, changes)
+    assert_pieces_make_the_whole(tmp_path, changes)
 
 
 def test_interrupt_after_the_last_batch_of_an_epoch(tmp_path: Path) -> None:
-    whole_and_in_pieces(tmp_path, {}, every=6)
+    assert_pieces_make_the_whole(tmp_path, {}, every=6)
 
 
 def test_an_interrupt_saves_the_middle_of_an_epoch_and_says_how_to_go_on(tmp_path: Path) -> None:
     with pytest.raises(Interrupted, match=r"step 8 \(batch 2 of epoch 2\).*\n.*same command again") as stopped:
         train(tmp_path, tiny(), interrupt_at(8))
     assert stopped.value.exit_code == INTERRUPTED
-    facts = load_checkpoint(RunFolder(tmp_path), pytest.fail).facts["state"]
+    facts = load_checkpoint(RunFolder(tmp_path), assert_not_called).facts["state"]
     assert (facts["epoch"], facts["batch"], facts["step"]) == (1, 2, 8)
     notes = Notes()
     train(tmp_path, tiny(), notes)

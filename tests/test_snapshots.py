@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from training_helpers import fail, ready, tear, tiny
+from training_helpers import assert_not_called, ready, tear, tiny
 from vaelid.data import Shades
 from vaelid.folder import RunFolder
 from vaelid.training.snapshots import COUNT, Snapshots
@@ -40,7 +40,7 @@ def test_they_are_cut_back_to_the_epochs_of_a_checkpoint(tmp_path: Path) -> None
         snapshots.take(model, epoch)
     snapshots.save()
     again = Snapshots(RunFolder(tmp_path), seed=0, shades=Shades())
-    again.load(4, fail)
+    again.load(4, assert_not_called)
     assert again.epochs == [1, 2]
     assert np.array_equal(again.means[1], snapshots.means[1])
     again.take(model, 5)
@@ -51,15 +51,15 @@ def test_they_are_cut_back_to_the_epochs_of_a_checkpoint(tmp_path: Path) -> None
 
 def test_nothing_new_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshots = Snapshots(RunFolder(tmp_path), seed=0, shades=Shades())
-    snapshots.load(9, fail)
+    snapshots.load(9, assert_not_called)
     snapshots.save()
     assert not snapshots.file.exists()
     snapshots.take(ready(tmp_path, tiny()).model, 1)
     snapshots.save()
-    monkeypatch.setattr(RunFolder, "write_arrays", fail)
+    monkeypatch.setattr(RunFolder, "write_arrays", assert_not_called)
     snapshots.save()
     again = Snapshots(RunFolder(tmp_path), seed=0, shades=Shades())
-    again.load(1, fail)
+    again.load(1, assert_not_called)
     again.save()
 
 

@@ -11,7 +11,7 @@ import pytest
 import safetensors
 import torch
 
-from training_helpers import CPU, Notes, data_of, fail, gray_data, metrics_of, ready, scripted, tiny, tiny_of, train
+from training_helpers import CPU, Notes, assert_not_called, data_of, gray_data, metrics_of, ready, scripted, tiny, tiny_of, train
 from vaelid.build import build_model
 from vaelid.data import Split
 from vaelid.errors import MachineError, SupportError
@@ -132,7 +132,7 @@ def test_the_average_is_what_is_validated_and_kept(tmp_path: Path) -> None:
     lines = metrics_of(tmp_path / "frozen")
     assert lines[-1]["neg_elbo"] == pytest.approx(lines[0]["neg_elbo"], abs=0.01)
     assert lines[-1]["loss"] < lines[0]["loss"] - 0.5
-    tensors = load_checkpoint(RunFolder(tmp_path / "frozen"), fail).group("model")
+    tensors = load_checkpoint(RunFolder(tmp_path / "frozen"), assert_not_called).group("model")
     best = RunFolder(tmp_path / "frozen").weights()
     assert not torch.allclose(best["prior.mean"], tensors["prior.mean"], atol=0.01)
 
@@ -176,7 +176,7 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path: Path, monkeypatch: pyt
     four, two = RunFolder(tmp_path / "four"), RunFolder(tmp_path / "two")
     assert four.weights_file.read_bytes() == two.weights_file.read_bytes()
     assert four.read_arrays(four.progress_file)["epochs"].tolist() == [1, 2]
-    last = load_checkpoint(four, fail).group("model")
+    last = load_checkpoint(four, assert_not_called).group("model")
     assert any(not torch.equal(tensor, last[name]) for name, tensor in four.weights().items())
 
 
