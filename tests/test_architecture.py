@@ -47,6 +47,7 @@ LAYERS = (
     ("sweeps",),
     ("reporting",),
     ("judging",),
+    ("beyond",),
     ("run",),
     ("explorer",),
     ("cli",),
