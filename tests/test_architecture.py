@@ -48,6 +48,7 @@ LAYERS = (
     ("sweeps",),
     ("reporting",),
     ("judging",),
+    ("beyond",),
     ("run",),
     ("explorer",),
     ("cli",),

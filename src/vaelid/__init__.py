@@ -34,6 +34,7 @@ _HOME = {
     "IWAE": "objectives",
     "Recipe": "recipe",
     "read_recipe": "recipe",
+    "Beyond": "beyond",
     "Run": "run",
     "train": "run",
     "open_run": "run",

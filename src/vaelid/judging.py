@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from vaelid.auditing.findings import Finding
 from vaelid.auditing.whole_model import guards
 from vaelid.data import Shades, Split
 from vaelid.errors import CheckFailed
+from vaelid.evaluation.bdmc import BDMC
 from vaelid.evaluation.collect import Arrays, Save
 from vaelid.evaluation.evaluate import Plan, evaluate_images, provenance, rate_kind, summarize
 from vaelid.evaluation.floor import below_floor, floor_of, least_nll
@@ -32,6 +34,8 @@ from vaelid.reporting.pictures import pictures
 from vaelid.training.surroundings import own_randomness
 from vaelid.vae import VAE
 
+#: Entries of a split in results.json beside its bounds.
+BEYOND = ("ais", "gaps", "aggregate")
 _SHOWN = 16  # images drawn from the model for the figures
 _GUARDED = 16  # images that the guards look at
 _COLUMNS = 2  # raised when per-image values get other names or meanings: what was saved under the old ones is left out
@@ -55,14 +59,16 @@ class Subject:
     shades: Shades
 
 
-def judge(subject: Subject, split: Split, plan: Plan, reporter: Reporter, force: bool = False) -> dict[str, Any]:
+def judge(subject: Subject, split: Split, plan: Plan, reporter: Reporter, force: bool = False) -> None:
     """Bounds on log p(x) of every image of ``split``, with all that is needed to believe them, written to the run folder.
 
     Raises:
         CheckFailed: if a guard fails or a mean is impossible, unless ``force``.
     """
     guarded = look_first(subject, split, force)
-    values = _kept(subject, split, "", plan.identity(), lambda start, save: _bounds(subject, split, plan, reporter, start, save))
+    about = {**plan.identity(), "fingerprint": split.fingerprint, "columns": _COLUMNS}
+    file = _partial(subject.folder, split)
+    values = kept(subject, file, about, lambda start, save: _bounds(subject, split, plan, reporter, start, save))
     discrete, pixels = subject.model.likelihood.support.discrete, int(np.prod(split.shape))
     least = least_nll(split, discrete)
     floor = None if least is None else floor_of({name: values[name] for name in ("nll", "neg_elbo")}, least)
@@ -77,7 +83,6 @@ def judge(subject: Subject, split: Split, plan: Plan, reporter: Reporter, force:
         **provenance(subject.model, split, split.images.name, subject.weights),
     }
     _write(subject, split, values, results)
-    return results
 
 
 def look_first(subject: Subject, split: Split, force: bool = False) -> list[Finding]:
@@ -114,34 +119,61 @@ def _bounds(subject: Subject, split: Split, plan: Plan, reporter: Reporter, star
     return values
 
 
-def _kept(subject: Subject, split: Split, kind: str, plan: Mapping[str, Any], work: Callable[[Arrays, Save], Arrays]) -> Arrays:
+def kept(subject: Subject, file: Path, plan: Mapping[str, Any], work: Callable[[Arrays, Save], Arrays]) -> Arrays:
     """What ``work(start, save)`` gives, taken up where a call for the same numbers was broken off.
 
     Args:
-        kind: goes into the name of the file that holds what is done
-        plan: all that the numbers depend on besides weights, images and version
+        file: holds what is done
+        plan: all that the numbers depend on besides weights and version
     """
-    identity = {**plan, "weights": subject.weights, "fingerprint": split.fingerprint, "vaelid": __version__, "columns": _COLUMNS}
-    key, file = json.dumps(identity, sort_keys=True), _partial(subject.folder, split, kind)
+    key = json.dumps({**plan, "weights": subject.weights, "vaelid": __version__}, sort_keys=True)
     start = subject.folder.read_arrays(file)
     if start and str(start.pop("key")) != key:
         start = {}
     return work(start, lambda done: subject.folder.write_arrays(file, {**done, "key": np.array(key)}))
 
 
+def covered(subject: Subject, whole: Split, count: int, plan: Plan) -> bool:
+    """Whether results.json has sound bounds of the first ``count`` images of ``whole`` or more, as ``plan`` wants them."""
+    found = subject.folder.read_json(subject.folder.results_file).get(whole.name, {})
+    if "guards" not in found or found["failed"] or not count <= found["images"] <= len(whole):
+        return False
+    there = replace(whole, indices=whole.indices[: found["images"]])
+    made = found["environment"]
+    return (
+        (found["nll"]["samples"], found["neg_elbo"]["samples"], found["seed"]) == (plan.samples, plan.elbo_samples, plan.seed)
+        and (made["weights"], made["vaelid"]) == (subject.weights, __version__)
+        and found["data"]["fingerprint"] == there.fingerprint
+        and (subject.folder.results / f"{whole.name}.npz").is_file()
+    )
+
+
+def _still_true(earlier: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
+    """What an earlier evaluation found beyond the bounds, where it is about the same weights and data."""
+
+    def about(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+        return entry["environment"]["weights"], {**entry["data"], "fingerprint": ""}  # on the first images of a split, maybe
+
+    return {kind: earlier[kind] for kind in BEYOND if kind in earlier and about(earlier[kind]) == about(results)}
+
+
 def _write(subject: Subject, split: Split, values: Arrays, results: dict[str, Any]) -> None:
     folder = subject.folder
     folder.write_arrays(folder.results / f"{split.name}.npz", values)
-    folder.write_json(folder.results_file, {**folder.read_json(folder.results_file), split.name: results})
-    _partial(folder, split, "").unlink(missing_ok=True)
+    all_results = folder.read_json(folder.results_file)
+    results = {**results, **_still_true(all_results.get(split.name, {}), results)}
+    if all_results.get(BDMC, results)["environment"]["weights"] != subject.weights:
+        del all_results[BDMC]
+    folder.write_json(folder.results_file, {**all_results, split.name: results})
+    _partial(folder, split).unlink(missing_ok=True)
     with own_randomness(0):
         shown = pictures(subject.model, split, values["nll"], subject.model.sample(_SHOWN), subject.shades)
     folder.write_arrays(folder.samples / f"{split.name}.npz", shown)
     evaluation_figures(folder, split.name, split.images.label_names)
 
 
-def _partial(folder: RunFolder, split: Split, kind: str) -> Any:
-    return folder.results / f"{split.name}{kind}.partial.npz"
+def _partial(folder: RunFolder, split: Split) -> Path:
+    return folder.results / f"{split.name}.partial.npz"
 
 
 def _noted(finding: Finding) -> dict[str, Any]:

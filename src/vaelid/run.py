@@ -18,15 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vaelid.beyond import Beyond, judge_beyond
 from vaelid.data import Data, Images, Shades, Split, load_data, load_like, whole
 from vaelid.distributions import GaussianMixture
 from vaelid.errors import DataError, Diverged, Interrupted, MachineError, PartError, RunError, UserError
+from vaelid.evaluation.bdmc import BDMC
 from vaelid.evaluation.collect import Arrays
 from vaelid.evaluation.compare import Comparison, compare_results
 from vaelid.evaluation.evaluate import Plan
 from vaelid.evaluation.latents import posterior_mean
 from vaelid.folder import RunFolder
-from vaelid.judging import Subject, judge
+from vaelid.judging import Subject, covered, judge, look_first
 from vaelid.progress import Reporter, Silent
 from vaelid.recipe import Recipe
 from vaelid.reporting.figures import training_figures
@@ -72,7 +74,7 @@ class Run:
 
     @property
     def results(self) -> dict[str, Any]:
-        """results.json: what ``evaluate`` found, keyed by split."""
+        """results.json: what ``evaluate`` found, keyed by split; ``bdmc`` is about the model alone."""
         return self.folder.read_json(self.folder.results_file)
 
     @cached_property
@@ -126,6 +128,7 @@ class Run:
         seed: int = 0,
         images: int = 50,
         force: bool = False,
+        beyond: Beyond | None = None,
         reporter: Reporter | None = None,
     ) -> dict[str, Any]:
         """Bounds on log p(x) over a split, written to results.json, results/<split>.npz, samples/ and figures/.
@@ -138,14 +141,16 @@ class Run:
             seed: names the noise
             images: looked at together; of no influence on the numbers
             force: go on where a check fails; the failure then stands beside the numbers
+            beyond: AIS, BDMC, gaps, aggregate posterior: ``Beyond(ais=True)``; the bounds are then taken from results.json
+                where they stand there for these images or more
 
         Raises:
             CheckFailed: if the model's numbers are no likelihoods, or impossible ones; nothing is written then.
         """
-        chosen = self.split(split)
-        if limit is not None:
-            chosen = replace(chosen, indices=chosen.indices[: _at_least_one(limit, "limit")])
-        return self._judge(chosen, _plan(samples, elbo_samples, seed, images), force, reporter or Silent())
+        whole = self.split(split)
+        count = len(whole) if limit is None else min(_at_least_one(limit, "limit"), len(whole))
+        plan = _plan(samples, elbo_samples, seed, images)
+        return self._judge(whole, count, plan, force, beyond or Beyond(), reporter or Silent())
 
     def evaluate_files(
         self,
@@ -156,6 +161,7 @@ class Run:
         seed: int = 0,
         images: int = 50,
         force: bool = False,
+        beyond: Beyond | None = None,
         reporter: Reporter | None = None,
     ) -> list[tuple[str, float]]:
         """−log p(x) of new images (nats, importance-weighted bound), unlikeliest first; checked against the training contract."""
@@ -163,15 +169,24 @@ class Run:
         split = self.open_files(paths)
         for skipped in split.images.skipped:
             reporter.say(f"left out (data.skip_bad): {skipped}")
-        self._judge(split, plan, force, reporter)
+        self._judge(split, len(split), plan, force, beyond or Beyond(), reporter)
         nll = self.folder.read_arrays(self.folder.results / f"{split.name}.npz")["nll"]
         names = split.images.files or tuple(f"{split.images.name}[{i}]" for i in range(len(split)))
         return sorted(zip(names, nll.tolist(), strict=True), key=lambda pair: -pair[1])
 
-    def _judge(self, split: Split, plan: Plan, force: bool, reporter: Reporter) -> dict[str, Any]:
+    def _judge(self, whole: Split, count: int, plan: Plan, force: bool, beyond: Beyond, reporter: Reporter) -> dict[str, Any]:
+        """Judge the first ``count`` images."""
         # First of all: what would fail at the end of a long evaluation, and code that may not run.
         model, _ = self.model, self.results
-        return judge(Subject(self.folder, model, self.weights_digest, self.data.train, self.shades), split, plan, reporter, force)
+        split = replace(whole, indices=whole.indices[:count]) if count < len(whole) else whole
+        subject = Subject(self.folder, model, self.weights_digest, self.data.train, self.shades)
+        if beyond.asked and covered(subject, whole, count, plan):
+            look_first(subject, split, force)
+            reporter.say(f"the bounds of the {split.name} images stand in {self.folder.results_file} already")
+        else:
+            judge(subject, split, plan, reporter, force)
+        judge_beyond(subject, split, plan, beyond, reporter, force)
+        return self.results[split.name]
 
     @cached_property
     def weights_digest(self) -> str:
@@ -310,7 +325,7 @@ def compare(*paths: Path | str, split: str = "test", anyway: bool = False) -> Co
         raise UserError(f"A comparison needs two runs; {len(runs)} came.", "Give two or more run folders.")
     values = [run.folder.read_arrays(run.folder.results / f"{split}.npz") for run in runs]
     for run, found in zip(runs, values, strict=True):
-        if split not in run.results or not found:
+        if split == BDMC or split not in run.results or not found:
             raise RunError(
                 f"{run.folder.path} was not evaluated on the {split} split.", f"vaelid evaluate {run.folder.path} --split {split}"
             )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from vaelid.cli.evaluating import evaluate
 from vaelid.cli.images import encode, interpolate, reconstruct, sample
-from vaelid.cli.judging import audit, compare, evaluate
+from vaelid.cli.judging import audit, compare
 from vaelid.cli.looking import data_app, parts, recipes_app, show
 from vaelid.cli.program import app, main
 from vaelid.cli.training import train

@@ -28,6 +28,9 @@ from vaelid.evaluation.likelihood import importance_bound, log_weights
 from vaelid.progress import Reporter
 from vaelid.vae import VAE
 
+#: Its entry in results.json, which is about the model and no split.
+BDMC = "bdmc"
+
 
 @torch.no_grad()
 def simulate(model: VAE, ids: Tensor, seed: int) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,7 @@ WORST_SHAPE = 0.7
 #: A last doubling that brought more nats than this says: with more samples the bound would be visibly higher.
 RISING = 0.01
 _FEWEST_TAIL = 5
+_AT_ONCE = 500  # weights per image that wait for being accounted for: small pieces would cost more than they hold
 
 
 class RunningWeights:
@@ -45,12 +46,23 @@ class RunningWeights:
         self.points = {k: _Blocks(k, samples // k) for k in points}
         self.halves = _Blocks(samples // 2, 2) if samples > 1 else None
         self._tail = tail_of(samples)
+        self._waiting: list[Tensor] = []
         self._total: Tensor | None = None
         self._squares: Tensor | None = None
         self._largest: Tensor | None = None
 
     def add(self, log_weight: Tensor) -> None:
         """Take the next log weights of every image, ``(n, B)`` float64 nats."""
+        self._waiting.append(log_weight)
+        if sum(map(len, self._waiting)) >= _AT_ONCE:
+            self._take()
+
+    def _take(self) -> None:
+        """Account for what waits."""
+        if not self._waiting:
+            return
+        log_weight = torch.cat(self._waiting)
+        self._waiting = []
         for blocks in (*self.points.values(), *([self.halves] if self.halves else [])):
             blocks.add(log_weight)
         self._total = _log_add(self._total, torch.logsumexp(log_weight, 0))
@@ -62,10 +74,12 @@ class RunningWeights:
     @property
     def curve(self) -> Tensor:
         """L_k for each point, ``(B, points)`` nats: lower bounds on log p(x) in expectation."""
+        self._take()
         return torch.stack([blocks.mean for blocks in self.points.values()], dim=1)
 
     def diagnostics(self) -> dict[str, Tensor]:
         """``ess``, ``pareto_k``, ``gain`` and ``variance`` (of log (1/K) Σ w), each ``(B,)``."""
+        self._take()
         assert self._total is not None
         assert self._squares is not None
         ess = (2 * self._total - self._squares).exp()

@@ -15,6 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from vaelid.evaluation.bdmc import BDMC
 from vaelid.evaluation.compare import Comparison
 from vaelid.folder import RunFolder
 from vaelid.parts import KINDS, part_options
@@ -117,7 +118,7 @@ def run_summary(folder: RunFolder, recipe: Recipe, about: Mapping[str, Any]) -> 
     ]
     table = simple_table(str(folder.path), ("", ""), rows)
     results = folder.read_json(folder.results_file)
-    return Group(table, *(results_table(str(folder.path), found) for found in results.values()))
+    return Group(table, *(results_table(str(folder.path), found) for split, found in results.items() if split != BDMC))
 
 
 def ranking(pairs: Sequence[tuple[str, float]], kind: str, most: int) -> RenderableType:
