@@ -218,7 +218,7 @@ def test_identity_is_everything_but_how_long() -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "counts"), [("constant", False), ("plateau", False), ("cosine", True), ("own.py:Mine", True)]
+    ("schedule", "counts"), [("constant", False), ("plateau", False), ("staged", False), ("cosine", True), ("own.py:Mine", True)]
 )
 def test_epochs_count_where_the_schedule_is_stretched_over_them(schedule: str, counts: bool) -> None:
     one = replace(PLAIN, schedule=Part(schedule))
