@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import vaelid
 import vaelid.run
@@ -234,6 +235,21 @@ def test_new_images_are_ranked_by_their_own_numbers(tmp_path: Path) -> None:
     assert run.results["input"]["images"] == 6
     assert run.results["input"]["data"]["name"] == str(tmp_path / "new.npz")
     assert set(run.results) == {"test", "input"}
+
+
+def test_ranked_files_of_folders_are_told_apart(tmp_path: Path) -> None:
+    np.save(tmp_path / "data.npy", pixels())
+    run = vaelid.train(tmp_path / "data.npy", out=tmp_path / "run", device="cpu", settings={**SMALL, "training.epochs": 1})
+    for number, image in enumerate(pixels(4)):
+        place = tmp_path / ("one", "two")[number // 2] / ("a", "b")[number % 2]
+        place.mkdir(parents=True)
+        Image.fromarray(image[0]).save(place / "same.png")
+    ranked = run.evaluate_files([tmp_path / "one"], samples=2)
+    assert {name for name, _ in ranked} == {"a/same.png", "b/same.png"}
+    stored = run.folder.read_arrays(run.folder.results / "input.npz")
+    assert dict(zip(stored["files"].tolist(), stored["nll"].tolist(), strict=True)) == dict(ranked)
+    both = run.evaluate_files([tmp_path / "one", tmp_path / "two"], samples=2)
+    assert {name for name, _ in both} == {str(tmp_path / f"{top}/{sub}/same.png") for top in ("one", "two") for sub in "ab"}
 
 
 # What a run refuses -------------------------------------------------------------------------------------------------------

@@ -75,6 +75,8 @@ def judge(subject: Subject, split: Split, plan: Plan, reporter: Reporter, force:
     failed = [f.meaning for f in guarded if f.verdict == "fail"] + require_possible(floor, force)
     if split.labels is not None:
         values["labels"] = split.labels.cpu().numpy()
+    if split.images.files:
+        values["files"] = np.array([split.images.files[i] for i in split.indices.tolist()])
     results = {
         **summarize(values, plan, rate_kind(subject.model, split), discrete, pixels),
         "floor": floor,

@@ -82,5 +82,13 @@ def _joined(parts: list[Images]) -> Images:
     if len(parts) == 1:
         return parts[0]
     pixels = torch.cat([part.gather(torch.arange(len(part))) for part in parts])
-    files = tuple(name for part in parts for name in (part.files or [f"{part.name}[{i}]" for i in range(len(part))]))
+    files = tuple(name for part in parts for name in _full_names(part))
     return Images("the input", pixels, parts[0].support, files=files, skipped=tuple(n for part in parts for n in part.skipped))
+
+
+def _full_names(part: Images) -> list[str]:
+    """Names that tell the images of several sources apart: those below a folder begin with the folder."""
+    if not part.files:
+        return [f"{part.name}[{i}]" for i in range(len(part))]
+    folder = Path(part.name)
+    return [str(folder / name) for name in part.files] if folder.is_dir() else list(part.files)
