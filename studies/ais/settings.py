@@ -53,6 +53,7 @@ def main() -> None:
         "BDMC, default": partial(both_ways, run.model, options.more, AisPlan()),
         "BDMC, T = 10": partial(both_ways, run.model, options.images, AisPlan(steps=10)),
     }
+    RESULTS.mkdir(exist_ok=True)
     file = RESULTS / "settings.json"
     done = json.loads(file.read_text()) if file.exists() else {}
     for name, job in jobs.items():
