@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,16 @@ from correct_parts import CORRECT, ZUKO
 from vaelid.auditing.audit import TESTS, audit
 
 
+def documented() -> dict[str, list[str]]:
+    """The audit's words on each error that docs/numbers.md lists, in the pieces between names and numbers."""
+    page = (Path(__file__).parents[1] / "docs" / "numbers.md").read_text("utf-8")
+    rows = [line.replace("\\|", "¦").strip("| ").split(" | ") for line in page.split("| the audit's words |")[1].splitlines()]
+    return {row[0]: row[1].replace("¦", "|").split(" … ") for row in rows if len(row) == 2}
+
+
+DOCUMENTED = documented()
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_part_is_caught_and_named(name: str) -> None:
     broken = BROKEN[name]
@@ -22,6 +33,8 @@ def test_broken_part_is_caught_and_named(name: str) -> None:
     assert caught, str(report)
     assert all(f.meaning for f in report.failures)
     assert report.exit_code == 3
+    said = [" ".join(f.words.split()) for f in report.failures]
+    assert any(all(piece in words for piece in DOCUMENTED.get(name, [])) for words in said), said
 
 
 @pytest.mark.parametrize("name", CORRECT)
@@ -42,6 +55,11 @@ def zuko() -> Iterator[object]:
 def test_correct_flow_passes(name: str, zuko: object) -> None:
     report = audit(ZUKO[name](zuko), quick=True)
     assert report.verdict == "pass", str(report)
+
+
+def test_the_page_of_numbers_lists_errors_of_the_zoo() -> None:
+    assert len(DOCUMENTED) >= 20
+    assert set(DOCUMENTED) <= set(BROKEN)
 
 
 def test_the_zoo_is_what_was_asked_for() -> None:

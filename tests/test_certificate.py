@@ -51,6 +51,8 @@ def test_few_weights_are_held_however_many_come() -> None:
             held += [value for value in vars(blocks).values() if isinstance(value, torch.Tensor)]
         assert max(len(value) for value in held if value.dim() == 2) <= 301, "the largest 3√K and the threshold"
         assert sum(value.numel() for value in held) < 2 * (350 + 500)
+    running.diagnostics()
+    assert vars(running)["_largest"].shape == (301, 2)
 
 
 @pytest.mark.parametrize("shape", [0.1, 0.3, 0.5, 0.7, 1.0])

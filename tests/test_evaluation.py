@@ -134,6 +134,18 @@ def test_elbo_terms_add_up_and_agree_with_the_first_weights() -> None:
     assert torch.allclose(terms.neg_elbo, -weights.mean(0), rtol=0, atol=0.2)
 
 
+@pytest.mark.parametrize("name", ["gaussian", "laplace"])
+def test_the_variance_of_the_elbo_is_that_of_what_was_drawn(name: str) -> None:
+    model, x = models()[name], images()
+    terms = elbo_terms(model, x, IDS, 50, seed=0, purpose="importance")
+    drawn = log_weights(model, x, IDS, 50, seed=0, chunk=4096)
+    if terms.rate_kind == "closed-form":  # the rate has no noise
+        z = PosteriorDraws(model, x, IDS, "importance", seed=0).draw(0, 50)
+        drawn = model.likelihood(z).log_prob(x).detach()
+    assert (terms.rate_kind, name) in {("closed-form", "gaussian"), ("sampled", "laplace")}
+    assert torch.allclose(terms.variance, drawn.var(0) / 50)
+
+
 def test_weights_are_summed_in_float64_even_in_a_float32_model() -> None:
     model = linear_gaussian().model.float()
     weights = log_weights(model, images().float(), IDS, 10, seed=0, chunk=100)
