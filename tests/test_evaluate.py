@@ -212,7 +212,7 @@ def test_every_likelihood_carries_its_certificate(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["gaussian", "laplace"])
 def test_monte_carlo_errors_are_those_of_other_seeds(name: str) -> None:
-    model, split = subject(name)  # closed-form and sampled rate
+    model, split = subject(name)
     found = [look(model, split, Plan(samples=40, elbo_samples=8, seed=seed)) for seed in range(40)]
     judged = [("neg_elbo", "elbo_variance"), ("nll", "variance")]
     for value, variance in (
