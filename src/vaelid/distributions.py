@@ -47,19 +47,21 @@ class GaussianMixture(Distribution):
         self._log_scale = scale.log()
         super().__init__(Size(), mean.shape[-1:], validate_args=False)
 
-    def _log_components(self, z: Tensor) -> Tensor:
-        """log N(z_d; μ_cd, σ_cd²) per component and dimension, ``(..., C, L)``."""
+    def _standardized(self, z: Tensor) -> Tensor:
+        """(z_d − μ_cd)/σ_cd per component and dimension, ``(..., C, L)``."""
         # Not a division by σ: its gradient has σ² below, which underflows for a component that shrinks to a point (0 · ∞ = NaN).
-        standardized = (z.unsqueeze(-2) - self.component_mean) * torch.exp(-self._log_scale)
-        return -0.5 * standardized.square() - self._log_scale - _HALF_LOG_2PI
+        return (z.unsqueeze(-2) - self.component_mean) * torch.exp(-self._log_scale)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """``(..., L) -> (...)`` nats: the logsumexp runs over components of *whole-vector* densities."""
-        return torch.logsumexp(self.log_weights + self._log_components(value).sum(-1), dim=-1)
+        # What does not depend on z is added per component: each pass over (..., C, L) numbers costs as much as a small decoder.
+        constants = self.log_weights - self._log_scale.sum(-1) - value.shape[-1] * _HALF_LOG_2PI
+        return torch.logsumexp(constants - 0.5 * self._standardized(value).square().sum(-1), dim=-1)
 
     def marginal_log_prob(self, z: Tensor) -> Tensor:
         """log p(z_d) of each coordinate alone, ``(..., L) -> (..., L)`` nats; the sum is not ``log_prob``."""
-        return torch.logsumexp(self.log_weights[:, None] + self._log_components(z), dim=-2)
+        constants = self.log_weights[:, None] - self._log_scale - _HALF_LOG_2PI
+        return torch.logsumexp(constants - 0.5 * self._standardized(z).square(), dim=-2)
 
     @torch.no_grad()
     def sample(self, sample_shape: Shape = ()) -> Tensor:
