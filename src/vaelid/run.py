@@ -79,7 +79,7 @@ class Run:
 
     @cached_property
     def model(self) -> VAE:
-        """The model with its best weights, ready to be evaluated.
+        """The model with the weights that were kept, ready to be evaluated.
 
         Raises:
             PartError: if the run uses code that may not run here.
