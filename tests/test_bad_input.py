@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 
 from tiny_runs import TINY_OPTIONS, Program, evaluated, no_figures, pixels, trained
+from vaelid.errors import MachineError
+from vaelid.reporting.export import write_arrays
 
 pytestmark = pytest.mark.usefixtures(no_figures.__name__)
 
@@ -253,6 +255,15 @@ def test_places_that_cannot_be_written(verb: str, program: Program, tmp_path: Pa
     assert "another --out" in message
 
 
+def test_numpys_error_of_a_full_disk_is_put_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError("128000 requested and 9184 written")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(MachineError, match=r"z.npz cannot be written: the disk took only a part of it \(128000 requested"):
+        write_arrays(tmp_path / "z.npz", {})
+
+
 # Options of the other verbs -----------------------------------------------------------------------------------------------
 
 
@@ -274,6 +285,7 @@ def test_places_that_cannot_be_written(verb: str, program: Program, tmp_path: Pa
     ("evaluate run --input bright.npy", "must hold whole numbers 0 to 16"),
     ("sample run -n 0", "n must be at least 1; it is 0."),
     ("sample run -n -2", "n must be at least 1; it is -2."),
+    ("sample run --seed 18446744073709551616", "A seed must be a whole number of 64 bits; it is 18446744073709551616."),
     ("sample run --component 99", "component must be 0 … 3; it is 99."),
     ("sample run --component -1", "component must be 0 … 3; it is -1."),
     (

@@ -20,9 +20,10 @@ from vaelid.build import (
     settle,
 )
 from vaelid.data import Data, DataSettings, load_data
-from vaelid.errors import PartError
+from vaelid.errors import MachineError, PartError
 from vaelid.objectives import IWAE
 from vaelid.optimizers import Cosine
+from vaelid.priors import MixturePrior
 from vaelid.recipe import ModelSettings, Part, Recipe, read_recipe, recipe_names
 from vaelid.supports import BINARY, BYTES, REAL, UNIT, levels
 from vaelid.usercode import sha256
@@ -110,6 +111,15 @@ def test_parts_that_break_are_named_with_their_reason() -> None:
         build_model(replace(RECIPE, prior=Part("mixture", {"componentz": 3})), (1, 2, 2), DIGITS, Path())
     with pytest.raises(PartError, match=r"^sigma = 0.001 is not above floor"):
         build_model(replace(RECIPE, likelihood=Part("gaussian", {"sigma": 0.001})), (1, 2, 2), REAL, Path())
+
+
+def test_a_model_larger_than_memory_is_the_machines_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def large(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 6399999936 bytes")
+
+    monkeypatch.setattr(MixturePrior, "__init__", large)
+    with pytest.raises(MachineError, match=r"not enough memory to build the prior 'mixture'\.\nMake the model smaller"):
+        build_model(replace(RECIPE, prior=Part("mixture")), (1, 2, 2), DIGITS, Path())
 
 
 # User code ----------------------------------------------------------------------------------------------------------------

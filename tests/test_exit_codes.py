@@ -59,6 +59,7 @@ CODES: list[tuple[BaseException, int, str]] = [
     ),
     (MemoryError("all gone"), 2, "vaelid: Memory ran out: MemoryError: all gone\nTry"),
     (OutOfMemoryError("all gone"), 2, "vaelid: Memory ran out: OutOfMemoryError: all gone\nTry"),
+    (RuntimeError("[enforce fail] can't allocate memory: 9"), 2, "vaelid: Memory ran out: RuntimeError: [enforce fail] can't"),
     (ZeroDivisionError("oh"), 1, "vaelid: internal error: ZeroDivisionError: oh\nThis is our fault; --debug shows where.\n"),
 ]
 

@@ -170,11 +170,49 @@ def test_damage_in_the_middle_of_metrics_is_an_error(tmp_path: Path) -> None:
         folder.metrics()
 
 
+@pytest.mark.parametrize("line", ["3", '{"loss": 1.0}'])
+def test_lines_of_metrics_that_tell_of_no_epoch_are_an_error(line: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics_file.write_text('{"epoch": 1}\n' + line + "\n")
+    with pytest.raises(RunError, match=r"metrics.jsonl is damaged: line 2 tells of no epoch"):
+        folder.metrics()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{}", "it has no vaelid, commit, torch, device, processor, engine, threads, data.shape, data.support, data.fingerprint"),
+        ('{"vaelid": "1", "data": 3}', "it has no commit, torch, .*, data.fingerprint"),
+        ('{"vaelid": ', "Expecting value"),
+    ],
+)
+def test_a_run_needs_a_whole_environment(content: str, reason: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.recipe_file.write_text("")
+    folder.environment_file.write_text(content)
+    with pytest.raises(RunError, match=rf"environment.json is damaged: {reason}.*\nRestore it from a copy"):
+        folder.require()
+
+
+def test_a_file_is_no_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("hello")
+    with pytest.raises(RunError, match=r"a.txt is no run folder: it is a file\."):
+        RunFolder(tmp_path / "a.txt").require()
+
+
+@pytest.mark.parametrize("content", ["[]", '{"test": 3}'])
+def test_results_are_tables(content: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.results_file.write_text(content)
+    with pytest.raises(RunError, match=r"results.json is damaged: it holds no table"):
+        folder.read_json(folder.results_file)
+
+
 def test_json(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert folder.read_json(folder.results_file) == {}
-    folder.write_json(folder.results_file, {"word": "−ELBO", "number": 0.1})
-    assert folder.read_json(folder.results_file) == {"word": "−ELBO", "number": 0.1}
+    folder.write_json(folder.results_file, {"test": {"word": "−ELBO", "number": 0.1}})
+    assert folder.read_json(folder.results_file) == {"test": {"word": "−ELBO", "number": 0.1}}
     tear(folder.results_file)
     with pytest.raises(RunError, match=r"results.json is damaged: (.|\n)*\nRemove it and evaluate again."):
         folder.read_json(folder.results_file)
@@ -218,7 +256,9 @@ def test_what_is_a_run(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(RunError, match="it does not exist"):
         folder.require()
-    folder.write_json(folder.environment_file, {})
+    about = dict.fromkeys(("vaelid", "commit", "torch", "device", "processor", "engine", "threads"), "")
+    data = dict.fromkeys(("shape", "support", "fingerprint"), "")
+    folder.write_json(folder.environment_file, {**about, "data": data})
     with pytest.raises(RunError, match=r"it has no recipe.toml\."):
         folder.require()
     write_atomic(folder.recipe_file, b"")

@@ -198,3 +198,31 @@ def test_a_recipe_of_strangers_is_shown_without_running_its_code(parts: Path, tm
     assert not usercode._MODULES
     usercode.trust(usercode.sha256(parts))
     assert "width = 1.0" in program("recipes", "show", "recipe.toml").out
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("return 3", "AttributeError: 'int' object has no attribute 'log_prob'"),
+        ("raise KeyError('oops')", "KeyError: 'oops'"),
+    ],
+)
+def test_a_part_that_breaks_at_work_is_the_users_and_makes_no_run(body: str, reason: str, parts: Path, program: Program) -> None:
+    with parts.open("a") as file:
+        file.write("\n\nclass Odd(Prior):\n    def __init__(self, latent: int) -> None:\n        super().__init__()\n\n")
+        file.write(f"    def forward(self):\n        {body}\n")
+    options = [f"--set={name}={value}" for name, value in settings_for("prior").items() if "hidden" not in name]
+    message = program.refuses("train", "digits", *options, "--prior", "parts.py:Odd", "--out", "odd")
+    assert f"your own parts fails on training images: {reason}" in message
+    assert not (Path("odd") / "recipe.toml").exists()
+
+
+def test_a_file_that_ends_the_program_is_refused(parts: Path) -> None:
+    parts.write_text("import sys\nsys.exit(7)\n")
+    with pytest.raises(PartError, match=r"parts.py fails to run: SystemExit: 7"):
+        usercode.load_class(parts, "P", usercode.sha256(parts))
+
+
+def test_a_file_that_is_gone_is_called_missing(tmp_path: Path) -> None:
+    with pytest.raises(PartError, match=r"parts.py is missing; the run was trained with it \(SHA-256 abc…\)\.\nRestore the file"):
+        usercode.load_class(tmp_path / "parts.py", "P", "abc")

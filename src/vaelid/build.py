@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from vaelid.data import Data
-from vaelid.errors import PartError, VaelidError
+from vaelid.errors import MachineError, PartError, VaelidError
 from vaelid.objectives import Objective
 from vaelid.optimizers import Schedule
 from vaelid.parts import find
@@ -131,6 +131,10 @@ def _make(kind: str, part: Part, factory: Callable[..., Any], **arguments: Any) 
     except VaelidError:
         raise
     except Exception as error:  # whatever a user's own part may raise
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            raise MachineError(
+                f"There is not enough memory to build the {kind} {part.name!r}.", "Make the model smaller: --hidden, --latent."
+            ) from error
         raise PartError(
             f"The {kind} {part.name!r} cannot be built with {', '.join(sorted(arguments))}: {type(error).__name__}: {error}",
             "`vaelid parts` shows what the builder passes to each kind of part.",

@@ -29,6 +29,10 @@ from torch import Tensor
 from vaelid.errors import MachineError, RunError
 from vaelid.recipe import Recipe, from_toml
 
+#: What environment.json says of every run, and of its data.
+_ABOUT = ("vaelid", "commit", "torch", "device", "processor", "engine", "threads")
+_ABOUT_DATA = ("shape", "support", "fingerprint")
+
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Replace ``path`` by ``content`` in one step.
@@ -85,12 +89,19 @@ class RunFolder:
         """This folder, if it holds a run.
 
         Raises:
-            RunError: if it does not.
+            RunError: if it does not, or if environment.json lacks what every run's has.
         """
         if not self.exists:
             missing = [file.name for file in (self.recipe_file, self.environment_file) if not file.is_file()]
             reason = f"has no {' and no '.join(missing)}" if self.path.is_dir() else "does not exist"
+            reason = "is a file" if self.path.is_file() else reason
             raise RunError(f"{self.path} is no run folder: it {reason}.", "`vaelid train` makes one and prints where it lies.")
+        about = self.read_json(self.environment_file)
+        data = about.get("data")
+        lost = [name for name in _ABOUT if name not in about]
+        lost += [f"data.{name}" for name in _ABOUT_DATA if not isinstance(data, dict) or name not in data]
+        if lost:
+            raise RunError(f"{self.environment_file} is damaged: it has no {', '.join(lost)}.", "Restore it from a copy.")
         return self
 
     def recipe(self) -> Recipe:
@@ -133,10 +144,15 @@ class RunFolder:
         if not self.metrics_file.is_file():
             return []
         lines = self.metrics_file.read_bytes().split(b"\n")[:-1]  # a whole line ends with a newline
+        remedy = "Restore it, or remove the damaged lines."
         try:
-            return [json.loads(line) for line in lines]
+            found = [json.loads(line) for line in lines]
         except ValueError as error:
-            raise RunError(f"{self.metrics_file} is damaged: {error}.", "Restore it, or remove the damaged lines.") from error
+            raise RunError(f"{self.metrics_file} is damaged: {error}.", remedy) from error
+        odd = [number for number, line in enumerate(found, 1) if not isinstance(line, dict) or "epoch" not in line]
+        if odd:
+            raise RunError(f"{self.metrics_file} is damaged: line {odd[0]} tells of no epoch.", remedy)
+        return found
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one epoch's line."""
@@ -172,7 +188,10 @@ class RunFolder:
             content = json.loads(file.read_bytes()) if file.is_file() else {}
         except ValueError as error:
             raise RunError(f"{file} is damaged: {error}.", remedy) from error
-        if not isinstance(content, dict):
+        # Every entry of results.json is a table, too: that of a split.
+        if not isinstance(content, dict) or (
+            file == self.results_file and not all(isinstance(v, dict) for v in content.values())
+        ):
             raise RunError(f"{file} is damaged: it holds no table of names and values.", remedy)
         return content
 

@@ -17,6 +17,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from vaelid.errors import SettingError
 
+#: Larger whole numbers fit neither into a TOML file that others can read nor into a tensor.
+LARGEST_INT = 2**63 - 1
+
 
 @dataclass(frozen=True)
 class Range:
@@ -116,13 +119,16 @@ def convert(where: str, option: Option, value: Any) -> Any:
     """``value`` as the option's type; text (from a command line) is read as TOML first."""
     if isinstance(value, str) and _inner(option.type) is not str:
         value = _read_text(option.type, value)
+    if any(isinstance(v, int) and abs(v) > LARGEST_INT for v in (value if isinstance(value, list | tuple) else [value])):
+        raise SettingError(f"{where} must be at most 2^63 − 1, a whole number of 64 bits; it is {value!r}.")
     if _is_optional(option.type) and (value is None or value == ""):
         return None
     converted = _as_type(option.type, value)
     if converted is _UNFIT:
         raise SettingError(f"{where} must be {option.allowed}; it is {value!r}.")
     if option.range is not None and converted not in option.range:
-        raise SettingError(f"{where} must be {option.range}; it is {value!r}.")
+        allowed = f"{option.range}" if math.isfinite(converted) else f"a finite number, {option.range}"
+        raise SettingError(f"{where} must be {allowed}; it is {value!r}.")
     return converted
 
 

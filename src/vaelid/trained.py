@@ -11,7 +11,7 @@ from vaelid.vae import VAE
 
 
 def trained_model(folder: RunFolder, allow_code: bool = False) -> VAE:
-    """The model with the weights that were kept, on the CPU, ready to be evaluated; the caller's random numbers stay as they were.
+    """The kept model on the CPU, ready to be evaluated; the caller's random numbers stay as they were.
 
     Args:
         allow_code: run the user code that the folder brings along, wherever it came from

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from vaelid.errors import MachineError, PartError
 
+_RESTORE = "Restore the file; `vaelid show` prints the run's numbers without running code."
 _MODULES: dict[str, types.ModuleType] = {}  # by hash, so that a class is one object however often its file is named
 
 
@@ -49,28 +50,35 @@ def load_class(path: Path, class_name: str, digest: str) -> type:
         PartError: if the file is another one, fails to run, or has no such class.
     """
     if digest not in _MODULES:
-        code = path.read_bytes() if path.is_file() else b""
+        if not path.is_file():
+            raise PartError(f"{path} is missing; the run was trained with it (SHA-256 {digest[:12]}…).", _RESTORE)
+        code = path.read_bytes()
         # The bytes that were hashed are the bytes that run: the file is read once.
         if hashlib.sha256(code).hexdigest() != digest:
             raise PartError(
                 f"{path} is not the file that the run was trained with (SHA-256 {digest[:12]}… expected).",
-                "Restore the file; `vaelid show` prints the weights' numbers without running code.",
+                _RESTORE,
             )
         module = types.ModuleType(f"vaelid_user_{digest[:12]}")
         module.__file__ = str(path)
         sys.modules[module.__name__] = module  # dataclasses look their module up there
         try:
             exec(compile(code, str(path), "exec", dont_inherit=True), module.__dict__)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[module.__name__]
             reason = f"{type(error).__name__}: {error}"
             raise PartError(f"{path} fails to run: {reason}.", "Run it with python to see where.") from error
         _MODULES[digest] = module
     found = vars(_MODULES[digest]).get(class_name)
     if not isinstance(found, type):
-        classes = [name for name, value in vars(_MODULES[digest]).items() if isinstance(value, type)]
+        classes = [name for name, value in vars(_MODULES[digest]).items() if _is_own(value, digest)]
         raise PartError(f"{path} has no class {class_name!r}.", f"It has: {', '.join(classes) or 'no classes'}.")
     return found
+
+
+def _is_own(value: object, digest: str) -> bool:
+    """Whether this is a class that the file with this SHA-256 defines, and not one that it imports."""
+    return isinstance(value, type) and value.__module__ == _MODULES[digest].__name__
 
 
 def trust(digest: str) -> None:

@@ -98,6 +98,6 @@ def _explain(error: Exception) -> tuple[str, int]:
     reason = f"{type(error).__name__}: {error}"
     if isinstance(error, OSError):
         return f"The machine refused: {reason}.\n--debug shows where.", MachineError.exit_code
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
-        return f"Memory ran out: {reason}\nTry --batch-size with a smaller number, or --device cpu.", MachineError.exit_code
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in reason:  # torch's
+        return f"Memory ran out: {reason}\nTry less at once: a smaller --batch-size, --batch or -n.", MachineError.exit_code
     return f"internal error: {reason}\nThis is our fault; --debug shows where.", 1

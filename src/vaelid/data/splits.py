@@ -165,7 +165,8 @@ def split_data(images: Images, settings: DataSettings) -> Data:
     train_count = total - sum(held_out)
     if train_count < 1:
         raise DataError(
-            f"{images.name} has {total} images: {held_out[0]} for validation and {held_out[1]} for test leave none to train on.",
+            f"{images.name} has {total} image{'' if total == 1 else 's'}: "
+            f"{held_out[0]} for validation and {held_out[1]} for test leave none to train on.",
             "Each split needs at least one image: give more images, or lower those for validation and test (in [data]).",
         )
     order = permutation(total, settings.split_seed)

@@ -54,5 +54,7 @@ def _writing(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        reason = f"{path.parent} is not a folder" if isinstance(error, FileExistsError) else error.strerror or error
+        # NumPy's own error of a full disk knows no reason, but how many numbers were written.
+        reason = error.strerror or f"the disk took only a part of it ({error})"
+        reason = f"{path.parent} is not a folder" if isinstance(error, FileExistsError) else reason
         raise MachineError(f"{path} cannot be written: {reason}.", "Choose another --out.") from error

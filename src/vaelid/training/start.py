@@ -9,7 +9,7 @@ import torch
 
 from vaelid.build import build_model, build_objective, build_optimizer, build_schedule
 from vaelid.data import Data, Shades
-from vaelid.errors import DataError, MachineError, RunError, SupportError
+from vaelid.errors import DataError, MachineError, PartError, RunError, SupportError, VaelidError
 from vaelid.evaluation.likelihood import PosteriorDraws
 from vaelid.folder import RunFolder, write_atomic
 from vaelid.likelihoods import Likelihood
@@ -57,7 +57,7 @@ def train_in(folder: RunFolder, recipe: Recipe, code_from: Path, data: Data, con
         numerics = (torch.get_num_threads(), DTYPE)
         if not first:
             require_same(folder, recipe, data, conditions.init_from)
-            about = folder.read_json(folder.environment_file)
+            about = folder.require().read_json(folder.environment_file)
             numerics = (int(about["threads"]), about.get("dtype", DTYPE))
         with fixed_numerics(*numerics), own_randomness(recipe.training.seed), stop_on_signal() as stop_asked:
             training = prepare(folder, recipe, data, conditions.device, code_from if first else folder.code)
@@ -105,6 +105,8 @@ def start_afresh(training: Training, recipe: Recipe, code_from: Path, conditions
     else:
         first_look(training.model, training.data)
     training.average.load_state_dict(training.model.state_dict())
+    if recipe.code:
+        try_out(training)
     code = {name: (code_from / name).read_bytes() for name in recipe.code}
     clear(folder)
     begin(folder, code, training.data, conditions.device, conditions.init_from)
@@ -131,6 +133,30 @@ def go_on(training: Training, recipe: Recipe, reporter: Reporter) -> None:
         sentence = f"resuming {folder.path} after epoch {training.state.epoch} (step {training.state.step})"
         folder.log(sentence)
         reporter.say(sentence)
+
+
+@torch.no_grad()
+def try_out(training: Training) -> None:
+    """Run the parts of a user's own on two images: what breaks in them is said now, and as theirs.
+
+    Raises:
+        PartError: with what was raised.
+    """
+    x = training.data.train.batch(torch.arange(min(2, len(training.data.train))))
+    try:
+        with own_randomness(0):
+            bound = training.objective(training.model(x, training.objective.samples))
+    except VaelidError:
+        raise
+    except Exception as error:
+        raise PartError(
+            f"The model with your own parts fails on training images: {type(error).__name__}: {error}.", "--debug shows where."
+        ) from error
+    if bound.shape != (len(x),):
+        raise PartError(
+            f"With your own parts the objective gives shape {tuple(bound.shape)} for {len(x)} images.",
+            "Each part has to keep to its contract, one number per image: vaelid.audit tells which does not.",
+        )
 
 
 def load_weights(model: VAE, source: RunFolder) -> None:

@@ -11,10 +11,18 @@ from typing import Any
 
 import torch
 
+from vaelid.errors import SettingError
+
 
 @contextmanager
 def own_randomness(seed: int) -> Iterator[None]:
-    """Seed torch for the length of the block, and give the caller's generators back as they were."""
+    """Seed torch for the length of the block, and give the caller's generators back as they were.
+
+    Raises:
+        SettingError: for a seed that torch does not take.
+    """
+    if not -(2**63) <= seed < 2**63:
+        raise SettingError(f"A seed must be a whole number of 64 bits; it is {seed}.", "Choose a smaller one.")
     cuda = torch.cuda.is_initialized()  # seeding a CUDA that sleeps would show only when it wakes up, after the block
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if cuda else ()):
         torch.default_generator.manual_seed(seed)
