@@ -63,6 +63,7 @@ def test_adamax_is_torchs_bit_for_bit() -> None:
         for parameter, optimizer in ((ours, one), (torchs, other)):
             parameter.grad = gradient.clone()
             optimizer.step()
+        assert torch.equal(ours.grad, gradient), "the gradient is not ours to change"
     assert torch.equal(ours, torchs)
     assert one.step(lambda: 1.5) == 1.5
     assert one.state_dict()["state"][0].keys() == other.state_dict()["state"][0].keys()

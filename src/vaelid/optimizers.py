@@ -23,8 +23,8 @@ from vaelid.settings import Count, Fraction, NonNegative, NonNegativeInt, Positi
 Parameters = Iterable[nn.Parameter]
 
 
-class InPlaceAdamax(Optimizer):
-    """The steps of ``torch.optim.Adamax``, bit for bit, without its temporary vectors; the gradient is used up.
+class LeanAdamax(Optimizer):
+    """The steps of ``torch.optim.Adamax``, bit for bit, with one vector that is kept in place of its temporary ones.
 
     m ← m + (1 − β₁)(g − m),  u ← max(β₂ u, |g| + ε),  θ ← θ − lr/(1 − β₁ᵗ) · m/u
 
@@ -38,10 +38,11 @@ class InPlaceAdamax(Optimizer):
 
     def __init__(self, parameters: Parameters, defaults: dict[str, Any]) -> None:
         super().__init__(parameters, defaults)
+        self._scratch: dict[nn.Parameter, torch.Tensor] = {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient, which holds |g| + ε afterwards; gives what ``closure`` gives."""
+        """One update of every parameter that has a gradient; gives what ``closure`` gives."""
         with torch.enable_grad():
             loss = closure() if closure is not None else None
         for group in self.param_groups:
@@ -55,11 +56,14 @@ class InPlaceAdamax(Optimizer):
         if not state:  # torch's names: a checkpoint does not depend on which of the two wrote it
             state["step"] = torch.zeros(())
             state["exp_avg"], state["exp_inf"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-        state["step"] += 1
+        if parameter not in self._scratch:
+            self._scratch[parameter] = torch.empty_like(parameter)
+        scratch = self._scratch[parameter]
         if group["weight_decay"]:
-            grad.add_(parameter, alpha=group["weight_decay"])
+            grad = torch.add(grad, parameter, alpha=group["weight_decay"], out=scratch)
+        state["step"] += 1
         average, largest = state["exp_avg"].lerp_(grad, 1 - beta1), state["exp_inf"].mul_(beta2)
-        torch.maximum(largest, grad.abs_().add_(group["eps"]), out=largest)
+        torch.maximum(largest, torch.abs(grad, out=scratch).add_(group["eps"]), out=largest)
         parameter.addcdiv_(average, largest, value=-group["lr"] / (1 - beta1 ** state["step"].item()))
 
 
@@ -72,7 +76,7 @@ def adamax(
     weight_decay: NonNegative = 0.0,
 ) -> Optimizer:
     """Adam with the infinity norm: steps of at most lr. References: Kingma & Ba 2015, algorithm 2."""
-    return InPlaceAdamax(parameters, {"lr": lr, "betas": (beta1, beta2), "eps": eps, "weight_decay": weight_decay})
+    return LeanAdamax(parameters, {"lr": lr, "betas": (beta1, beta2), "eps": eps, "weight_decay": weight_decay})
 
 
 def adam(
