@@ -51,6 +51,33 @@ def test_holm_decides_over_the_family() -> None:
     assert judged([undecided])[0].verdict == "undecided"
 
 
+def test_a_p_value_that_is_no_number_is_undecided_and_stops_no_other() -> None:
+    findings = [Finding("t", "p", "h", "pass", "words", "column 3", math.nan, p) for p in (math.nan, 1e-9, 0.5)]
+    open_, wrong, right = judged(findings, 1e-3)
+    assert (open_.verdict, wrong.verdict, right.verdict) == ("undecided", "fail", "pass")
+    assert "Not tested" in open_.words
+    assert "column 3" in open_.words
+    assert open_.evidence == "no number"
+    assert json.loads(AuditReport("x", (open_,), 0, True).to_json())["findings"][0]["p_value"] is None
+
+
+class _HiddenSlope(nn.Module):
+    """A correct density of N(0, 1), written so that its slope in z is NaN below zero; the sampler's location is 1."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        square = torch.where(z > 0, z.sqrt().pow(4), z.square())
+        return (-0.5 * square - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def sample(self, n: int) -> Tensor:
+        return torch.randn(n, 3) + 1
+
+
+def test_a_slope_that_is_nan_is_no_pass() -> None:
+    found = audit(_HiddenSlope(), quick=True)
+    assert {f.verdict for f in found.findings if f.test == "stein"} == {"undecided"}
+    assert "exchange" in {f.test for f in found.failures}
+
+
 def test_exact_findings() -> None:
     assert exact("t", "p", "h", 0.1, 0.2, "words", "who").guilty == ""
     assert exact("t", "p", "h", math.nan, 0.2, "words", "who").verdict == "fail"

@@ -57,12 +57,27 @@ def test_batched_columns_and_their_names() -> None:
 def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005], 0.05) == [True, False, False, True]
     assert holm([math.nan, 0.5], 0.05) == [False, False]
+    assert holm([math.nan, 1e-30, 0.5, 1e-20], 0.05) == [False, True, False, True]
+    assert holm([0.02, math.nan, math.nan], 0.05) == [False, False, False], "NaN counts as a test: the family does not shrink"
     assert holm([], 0.05) == []
 
 
 def test_sidak_keeps_small_numbers() -> None:
     assert sidak(1e-20, 1000) == pytest.approx(1e-17)
     assert sidak(0.5, 2) == pytest.approx(0.75)
+    assert sidak(1.0, 5) == 1.0
+    assert math.isnan(sidak(math.nan, 5))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e200])
+def test_a_value_that_is_no_number_gives_no_p_value(bad: float) -> None:
+    """One of 1000, in a column that is not the wrong one; 1e200 has a variance that is not finite."""
+    values = torch.randn(1000, 3, dtype=torch.float64)
+    values[:, 0] += 5
+    values[5, 1] = bad
+    assert math.isnan(screen(values).p_value)
+    assert screen(values).worst == 1
+    assert math.isnan(compare(values, torch.randn(500, 3)).p_value)
 
 
 @pytest.mark.parametrize("shape", [0.2, 0.5, 0.8])

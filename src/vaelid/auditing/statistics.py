@@ -6,6 +6,7 @@ skewed the other way, which matters far out in the tails; Hall's cubic transform
     g(T) = T + γ T²/(3√n) + γ² T³/(27 n) + γ/(6√n),     γ: skewness of a row; used where it makes |T| smaller
 
 The m columns are joined by Šidák: p = 1 − (1 − p_min)^m. Nothing here is simulated, so a p-value can be as small as 1e-300.
+A NaN or an infinity in any column makes the p-value NaN: nothing was tested, which is no pass.
 
 References:
     Hall 1992, On the removal of skewness by transformation; Šidák 1967; Holm 1979;
@@ -38,17 +39,17 @@ class Screen:
 
     @property
     def worst(self) -> int:
-        """The column that deviates most."""
+        """The column that deviates most; one that is no number before all others."""
         return int(self.z.abs().argmax())
 
     @property
     def statistic(self) -> float:
-        """The largest |z|."""
+        """The largest |z|; NaN if one is NaN."""
         return float(self.z.abs().max())
 
     @property
     def p_value(self) -> float:
-        """Of the hypothesis that all m means are zero."""
+        """Of the hypothesis that all m means are zero; NaN if the values of a column are not finite."""
         return sidak(float(2 * stats.t.sf(self.statistic, self.degrees)), len(self.z))
 
 
@@ -90,13 +91,16 @@ def batched_name(index: int, names: Sequence[str], conditions: int) -> str:
 
 
 def sidak(p: float, tests: int) -> float:
-    """The p-value of the smallest of ``tests`` independent p-values."""
-    return float(-np.expm1(tests * np.log1p(-min(p, 1.0)))) if p < 1 else 1.0
+    """The p-value of the smallest of ``tests`` independent p-values; NaN stays NaN."""
+    return 1.0 if p >= 1 else float(-np.expm1(tests * np.log1p(-p)))
 
 
 def holm(p_values: Sequence[float], level: float) -> list[bool]:
-    """Which hypotheses are rejected with family-wise error at most ``level``, whatever the dependence between the tests."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    """Which hypotheses are rejected with family-wise error at most ``level``, whatever the dependence between the tests.
+
+    NaN is never rejected; it stands last, as a 1 would, and so can neither stop the procedure early nor shrink the family.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: (math.isnan(p_values[i]), p_values[i]))
     rejected = [False] * len(p_values)
     for rank, i in enumerate(order):
         if not p_values[i] <= level / (len(p_values) - rank):
@@ -143,7 +147,8 @@ def _moments(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _with_floor(variance: Tensor, samples: int) -> Tensor:
-    return variance + variance.mean() * min(1.0, _UNSEEN / samples)
+    typical = torch.where(torch.isfinite(variance), variance, math.nan).nanmean()
+    return variance + typical.nan_to_num(0.0) * min(1.0, _UNSEEN / samples)
 
 
 def _transformed(mean: Tensor, variance: Tensor, third: Tensor) -> Tensor:
@@ -153,6 +158,8 @@ def _transformed(mean: Tensor, variance: Tensor, third: Tensor) -> Tensor:
     tiny = torch.finfo(torch.float64).tiny
     t = torch.where(mean == 0, torch.zeros_like(mean), mean / variance.clamp_min(tiny).sqrt())
     t = t.clamp(-_LARGEST, _LARGEST)
+    # A variance that overflowed would make every mean look like zero.
+    t = torch.where(torch.isfinite(mean) & torch.isfinite(variance), t, math.nan)
     skew = (third / variance.clamp_min(tiny).pow(1.5)).nan_to_num(0.0)
     corrected = t + skew * t.square() / 3 + skew.square() * t.pow(3) / 27 + skew / 6
     # Only ever towards zero: where the skewness is so large that the expansion does not hold, it would exaggerate the light side.
