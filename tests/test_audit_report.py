@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Normal
+from torch.distributions import Categorical, Distribution, Independent, Normal, Pareto, StudentT
 
 from broken_parts import BatchStatistics, CenteredBatch, model
 from broken_priors import Gaussian
 from own_posteriors import ByFunction
 from vaelid.auditing.adapter import Plan, as_target, gather
 from vaelid.auditing.audit import audit
+from vaelid.auditing.closed_forms import closed_forms
 from vaelid.auditing.findings import AuditReport, Finding, exact, judged, rule
 from vaelid.auditing.normalization import normalization
 from vaelid.auditing.stein import stein
@@ -216,6 +218,10 @@ def test_undecided_is_an_answer_and_no_pass() -> None:
     assert "overlap" in finding.meaning
 
 
+def formulas(part: Distribution, seed: int = 0) -> list[Finding]:
+    return closed_forms(gather(as_target(part), Plan(13_000, seed=seed)))
+
+
 class _Steps(nn.Module):
     """A density that jumps: a histogram on [0, 2)."""
 
@@ -232,6 +238,37 @@ def test_steins_identity_is_not_asked_of_a_density_that_jumps() -> None:
     [finding] = stein(gather(as_target(_Steps()), Plan(8000)))
     assert finding.verdict == "skipped"
     assert "jumps" in finding.meaning
+
+
+@pytest.mark.parametrize(
+    ("kind", "formula"),
+    [(lambda: StudentT(torch.full((3,), 2.1)), "variance"), (lambda: Pareto(torch.ones(3), torch.full((3,), 1.5)), "mean")],
+    ids=["StudentT(2.1)", "Pareto(1.5)"],
+)
+def test_a_moment_without_a_standard_error_is_not_tested(kind: Callable[[], Distribution], formula: str) -> None:
+    """Tested with a t-statistic, these correct formulas fail in most audits."""
+    for seed in range(3):
+        [found] = [f for f in formulas(Independent(kind(), 1), seed) if f.hypothesis.startswith(formula)]
+        assert found.verdict == "skipped"
+        assert "too heavy" in found.meaning
+
+
+class _OneHeavy(Independent):
+    """Dimension 0 is StudentT(2.5), the others are normal; the variance of dimension 2 is said to be twice what it is."""
+
+    def __init__(self) -> None:
+        super().__init__(StudentT(torch.tensor([2.5, 1e6, 1e6])), 1)
+
+    @property
+    def variance(self) -> Tensor:
+        return super().variance * torch.tensor([1.0, 1.0, 2.0])
+
+
+def test_the_other_dimensions_are_still_tested() -> None:
+    [found] = [f for f in judged(formulas(_OneHeavy())) if f.hypothesis.startswith("variance")]
+    assert found.verdict == "fail"
+    assert found.guilty == "variance dimension 2"
+    assert "2 of 3 dimensions" in found.hypothesis
 
 
 def test_conditions_can_be_given() -> None:

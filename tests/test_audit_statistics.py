@@ -9,7 +9,17 @@ import torch
 from scipy import stats
 
 from vaelid.auditing.proposals import Histograms, Mixture, Product, Straightened, Table, fit_continuous
-from vaelid.auditing.statistics import batched, batched_name, compare, effective_size, holm, pareto_shape, screen, sidak
+from vaelid.auditing.statistics import (
+    batched,
+    batched_name,
+    compare,
+    effective_size,
+    holm,
+    pareto_shape,
+    screen,
+    sidak,
+    tail_shapes,
+)
 
 
 def test_screen_of_normal_values_is_uniform() -> None:
@@ -84,6 +94,17 @@ def test_a_value_that_is_no_number_gives_no_p_value(bad: float) -> None:
 def test_pareto_shape_of_pareto_weights(shape: float) -> None:
     u = torch.rand(20_000, dtype=torch.float64)
     assert pareto_shape(-shape * u.log()) == pytest.approx(shape, abs=0.15)
+
+
+def test_the_heavier_of_both_tails_of_every_column() -> None:
+    heavy = torch.rand(20_000, dtype=torch.float64).pow(-0.8)
+    light = torch.randn(20_000, dtype=torch.float64)
+    rare = (torch.rand(20_000) < 1e-3).double()
+    found = tail_shapes(torch.stack([heavy, -3 * heavy, light, rare, torch.zeros(20_000)], dim=1))
+    assert found[:2].tolist() == pytest.approx([0.8, 0.8], abs=0.15)
+    assert found[2] < 0.2
+    assert found[3:].tolist() == [-math.inf, -math.inf], "two values have no tail"
+    assert tail_shapes(torch.zeros(20, 2)).tolist() == [-math.inf, -math.inf]
 
 
 def test_effective_size() -> None:

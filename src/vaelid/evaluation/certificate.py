@@ -159,7 +159,7 @@ def _shape(largest: Tensor) -> Tensor:
     # Scale by the largest weight: the shape does not depend on it, and exp cannot overflow.
     weights = (largest - largest[0]).exp()
     excess = (weights[:-1] - weights[-1]).flip(0)  # above the threshold, ascending, (M, B)
-    return _fit_generalized_pareto(excess)
+    return fit_generalized_pareto(excess)
 
 
 def _log_add(total: Tensor | None, more: Tensor) -> Tensor:
@@ -192,7 +192,7 @@ def monte_carlo_se(variance: np.ndarray) -> float | None:
     return float(np.sqrt(variance.sum()) / len(variance)) if np.isfinite(variance).all() else None
 
 
-def _fit_generalized_pareto(excess: Tensor) -> Tensor:
+def fit_generalized_pareto(excess: Tensor) -> Tensor:
     """Shape k of a generalized Pareto for ascending excesses ``(M, B)``: profile-likelihood average of Zhang & Stephens.
 
     With the weak prior of Vehtari et al. that pulls k̂ towards ½ by the weight of ten observations.
