@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Independent, Normal, Pareto, StudentT
+from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal, Pareto, StudentT, Uniform
 
 from broken_parts import BatchStatistics, CenteredBatch, model
 from broken_priors import Gaussian
@@ -269,6 +269,48 @@ def test_the_other_dimensions_are_still_tested() -> None:
     assert found.verdict == "fail"
     assert found.guilty == "variance dimension 2"
     assert "2 of 3 dimensions" in found.hypothesis
+
+
+class _Uniform(Independent):
+    """Its log density never varies, so that a wrong entropy is wrong without any doubt."""
+
+    def __init__(self, off: float) -> None:
+        super().__init__(Uniform(torch.zeros(2), torch.full((2,), 3.0)), 1)
+        self.off = off
+
+    def entropy(self) -> Tensor:
+        return super().entropy() + self.off
+
+
+@pytest.mark.parametrize(("off", "verdict"), [(0.0, "pass"), (0.01, "fail")])
+def test_the_entropy_of_a_constant_density(off: float, verdict: str) -> None:
+    [found] = [f for f in judged(formulas(_Uniform(off))) if f.hypothesis.startswith("entropy")]
+    assert found.verdict == verdict
+
+
+@pytest.mark.parametrize("rate", [0.002, 1e-7])
+def test_a_rare_event_is_no_failure(rate: float) -> None:
+    """It comes in 26 draws of 13 000, or never: then its formulas are open, and nothing else fails."""
+    found = audit(Independent(Bernoulli(torch.full((2,), rate)), 1), quick=True)
+    assert found.verdict == ("pass" if rate > 1e-3 else "undecided"), str(found)
+    [seeds] = [f for f in found.findings if "seed" in f.hypothesis]
+    assert seeds.verdict == ("pass" if rate > 1e-3 else "skipped")
+    [total] = [f for f in found.findings if f.test == "normalization"]
+    assert (total.verdict, "4 values" in total.meaning) == ("pass", True)
+
+
+class _Frozen(nn.Module):
+    """Sampler with a generator of its own: torch's seed changes nothing."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return Normal(0.0, 1.0).log_prob(z).sum(-1)
+
+    def sample(self, n: int) -> Tensor:
+        return torch.randn(n, 2, generator=torch.Generator().manual_seed(0))
+
+
+def test_draws_that_no_seed_changes_are_a_failure() -> None:
+    assert "sample" in {f.guilty for f in audit(_Frozen(), quick=True).failures if f.test == "contract"}
 
 
 def test_conditions_can_be_given() -> None:

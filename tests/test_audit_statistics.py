@@ -38,6 +38,38 @@ def test_screen_survives_skewed_and_rare_columns(rate: float) -> None:
     assert smallest > 1e-5
 
 
+def test_screen_survives_where_every_column_is_rare() -> None:
+    """An event comes 6 times on average; among three columns, one that never came has no column of usual size beside it."""
+    smallest = 1.0
+    for _ in range(300):
+        x = (torch.rand(6000, 3) < 1e-3).double() - 1e-3
+        smallest = min(smallest, screen(x).p_value)
+    assert smallest > 1e-5
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1e4])
+def test_the_units_of_a_column_do_not_hide_another(scale: float) -> None:
+    values = torch.randn(2000, 6, dtype=torch.float64)
+    values[:, 1] += 0.3
+    expected = screen(values)
+    values[:, 0] *= scale
+    found = screen(values)
+    assert found.worst == 1
+    assert found.p_value == pytest.approx(expected.p_value, rel=1e-6)
+    assert compare(values, torch.zeros(2000, 6) + torch.randn(2000, 6) * values.std(0)).worst == 1
+
+
+def test_constant_columns() -> None:
+    """One beside others is judged by their size; where nothing moves there is nothing to judge by."""
+    ordinary = torch.randn(2000, 4, dtype=torch.float64)
+    assert screen(torch.cat([ordinary, torch.ones(2000, 1)], 1)).worst == 4
+    assert screen(torch.cat([ordinary, torch.ones(2000, 1)], 1)).p_value < 1e-5
+    assert screen(torch.cat([ordinary, torch.full((2000, 1), -1e-4)], 1)).p_value > 1e-3
+    assert math.isnan(screen(torch.full((2000, 2), -1e-4)).p_value)
+    assert screen(torch.zeros(2000, 2)).p_value == 1.0
+    assert math.isnan(compare(torch.zeros(500, 2), torch.ones(500, 2)).p_value)
+
+
 def test_screen_of_squares_keeps_its_level_in_the_lower_tail() -> None:
     p_values = [screen(torch.randn(200, 30).square() - 1).p_value for _ in range(400)]
     assert sum(p < 0.01 for p in p_values) <= 14

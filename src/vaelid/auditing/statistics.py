@@ -28,9 +28,12 @@ from vaelid.evaluation.certificate import fit_generalized_pareto, tail_of
 
 #: Above this tail shape a t-statistic is not to be trusted: at ½ the variance is infinite, and k̂ is off by 0.1 now and then.
 HEAVY = 0.4
-#: A column's variance is at least that which this many unseen events of average size would add: a pixel that is 1 once in a
-#: hundred thousand draws shows a constant score in most samples, and a constant has no standard error to be judged by.
+#: To the variance of a column that hardly moves is added what this many unseen events of usual size would add: a pixel that is 1
+#: once in a hundred thousand draws shows a constant score in most samples, and a constant has no standard error to be judged by.
+#: Where no column moves there is no usual size, and the p-value is NaN.
 _UNSEEN = 100.0
+_FEW = 20.0  # rows that make up a column's variance; with fewer it is too uncertain for a t-statistic
+_ROUNDING = 1e-6  # float32 values that should be equal differ by so much of themselves
 _LARGEST = 1e4  # a statistic beyond this says no more
 
 
@@ -64,17 +67,21 @@ def screen(values: Tensor, samples: int | None = None) -> Screen:
         samples: independent draws behind the rows, if each row is the mean over several
     """
     rows = values.detach().double()
-    mean, variance, third = _moments(rows)
-    variance = _with_floor(variance, samples or len(rows))
-    return Screen(_transformed(mean, variance / len(rows), third / len(rows) ** 2), len(rows) - 1)
+    mean, variance, third, fourth = _moments(rows)
+    floored = _with_floor(variance, fourth, len(rows), samples or len(rows))
+    z = _transformed(mean, floored / len(rows), third / len(rows) ** 2)
+    return Screen(z if bool((variance > 0).any()) else torch.where(mean == 0, z, math.nan), len(rows) - 1)
 
 
 def compare(a: Tensor, b: Tensor) -> Screen:
     """Test E[a] = E[b] for every column of two independent samples ``(n, m)`` and ``(k, m)``."""
-    (mean_a, variance_a, third_a), (mean_b, variance_b, third_b) = _moments(a.detach().double()), _moments(b.detach().double())
-    variance = _with_floor(variance_a, len(a)) / len(a) + _with_floor(variance_b, len(b)) / len(b)
+    mean_a, variance_a, third_a, fourth_a = _moments(a.detach().double())
+    mean_b, variance_b, third_b, fourth_b = _moments(b.detach().double())
+    floored_a, floored_b = _with_floor(variance_a, fourth_a, len(a), len(a)), _with_floor(variance_b, fourth_b, len(b), len(b))
     third = third_a / len(a) ** 2 - third_b / len(b) ** 2
-    return Screen(_transformed(mean_a - mean_b, variance, third), min(len(a), len(b)) - 1)
+    z = _transformed(mean_a - mean_b, floored_a / len(a) + floored_b / len(b), third)
+    moves = bool(((variance_a > 0) | (variance_b > 0)).any())
+    return Screen(z if moves else torch.where(mean_a == mean_b, z, math.nan), min(len(a), len(b)) - 1)
 
 
 def batched(values: Tensor) -> Tensor:
@@ -148,22 +155,32 @@ def tail_shapes(values: Tensor) -> Tensor:
     return torch.maximum(*shapes)
 
 
-def _moments(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, variance and third central moment per column."""
+def _moments(rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean, variance, third and fourth central moment per column; a column that is constant but for rounding has none."""
     mean = rows.mean(0)
     centered = rows - mean
-    return mean, centered.square().sum(0) / max(len(rows) - 1, 1), centered.pow(3).mean(0)
+    centered = torch.where(centered.abs().amax(0) <= _ROUNDING * mean.abs(), 0.0, centered)
+    square = centered.square()
+    return mean, square.sum(0) / max(len(rows) - 1, 1), (square * centered).mean(0), square.square().mean(0)
 
 
-def _with_floor(variance: Tensor, samples: int) -> Tensor:
-    typical = torch.where(torch.isfinite(variance), variance, math.nan).nanmean()
-    return variance + typical.nan_to_num(0.0) * min(1.0, _UNSEEN / samples)
+def _with_floor(variance: Tensor, fourth: Tensor, rows: int, samples: int) -> Tensor:
+    """Variances of rows, those that rest on few rows raised by what unseen events would add.
+
+    (Σc²)²/Σc⁴ rows make up the variance of a column with centered values c: a third of all for a normal one, k for an event that came
+    k times. Only below :data:`_FEW` of them is anything added, so a column's power does not depend on the units of the others.
+    The size of an event is taken from all columns: k c² = variance · excess kurtosis where events are rare.
+    """
+    counted = torch.where(variance > 0, rows * variance.square() / fourth, 0.0)
+    finite = torch.isfinite(variance) & torch.isfinite(fourth)
+    excess = torch.where(variance > 0, fourth / variance.square() - 3, 0.0).clamp_min(0)
+    unseen = variance * (excess * min(1.0, _UNSEEN / rows) + min(1.0, _UNSEEN / samples))
+    typical = torch.where(finite, unseen, math.nan).nanmean().nan_to_num(0.0)
+    return variance + typical * (1 - counted / _FEW).clamp(0, 1).nan_to_num(0.0)
 
 
 def _transformed(mean: Tensor, variance: Tensor, third: Tensor) -> Tensor:
-    """g(T) from the mean's estimate, its variance and its third cumulant; exact zeros stay zero, an exact constant is
-    infinite.
-    """
+    """g(T) from the mean's estimate, its variance and its third cumulant; exact zeros stay zero."""
     tiny = torch.finfo(torch.float64).tiny
     t = torch.where(mean == 0, torch.zeros_like(mean), mean / variance.clamp_min(tiny).sqrt())
     t = t.clamp(-_LARGEST, _LARGEST)
