@@ -381,6 +381,8 @@ def test_summary() -> None:
     assert found["effective_chains"]["of"] == 4
     assert 0 < found["acceptance"]["least"] <= found["acceptance"]["mean"] < 1
     assert found["plan"] == plan.identity() == replace(plan, images=1).identity()
+    alone = replace(plan, chains=1)
+    assert summarize_ais(ais_images(exact.model, as_split(exact.images(5)), alone, Silent()), alone)["monte_carlo_se"] is None
     once = replace(plan, steps=1)
     assert summarize_ais(ais_images(exact.model, as_split(exact.images(1)), once, Silent()), once)["acceptance"]["mean"] is None
 

@@ -9,7 +9,17 @@ import torch
 from scipy import stats
 
 from vaelid.auditing.proposals import Histograms, Mixture, Product, Straightened, Table, fit_continuous
-from vaelid.auditing.statistics import batched, batched_name, compare, effective_size, holm, pareto_shape, screen, sidak
+from vaelid.auditing.statistics import (
+    batched,
+    batched_name,
+    compare,
+    effective_size,
+    holm,
+    pareto_shape,
+    screen,
+    sidak,
+    tail_shapes,
+)
 
 
 def test_screen_of_normal_values_is_uniform() -> None:
@@ -26,6 +36,38 @@ def test_screen_survives_skewed_and_rare_columns(rate: float) -> None:
         ordinary = torch.randn(2000, 5, dtype=torch.float64)
         smallest = min(smallest, screen(torch.cat([x, ordinary], 1)).p_value)
     assert smallest > 1e-5
+
+
+def test_screen_survives_where_every_column_is_rare() -> None:
+    """An event comes 6 times on average; among three columns, one that never came has no column of usual size beside it."""
+    smallest = 1.0
+    for _ in range(300):
+        x = (torch.rand(6000, 3) < 1e-3).double() - 1e-3
+        smallest = min(smallest, screen(x).p_value)
+    assert smallest > 1e-5
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1e4])
+def test_the_units_of_a_column_do_not_hide_another(scale: float) -> None:
+    values = torch.randn(2000, 6, dtype=torch.float64)
+    values[:, 1] += 0.3
+    expected = screen(values)
+    values[:, 0] *= scale
+    found = screen(values)
+    assert found.worst == 1
+    assert found.p_value == pytest.approx(expected.p_value, rel=1e-6)
+    assert compare(values, torch.zeros(2000, 6) + torch.randn(2000, 6) * values.std(0)).worst == 1
+
+
+def test_constant_columns() -> None:
+    """One beside others is judged by their size; where nothing moves there is nothing to judge by."""
+    ordinary = torch.randn(2000, 4, dtype=torch.float64)
+    assert screen(torch.cat([ordinary, torch.ones(2000, 1)], 1)).worst == 4
+    assert screen(torch.cat([ordinary, torch.ones(2000, 1)], 1)).p_value < 1e-5
+    assert screen(torch.cat([ordinary, torch.full((2000, 1), -1e-4)], 1)).p_value > 1e-3
+    assert math.isnan(screen(torch.full((2000, 2), -1e-4)).p_value)
+    assert screen(torch.zeros(2000, 2)).p_value == 1.0
+    assert math.isnan(compare(torch.zeros(500, 2), torch.ones(500, 2)).p_value)
 
 
 def test_screen_of_squares_keeps_its_level_in_the_lower_tail() -> None:
@@ -57,18 +99,44 @@ def test_batched_columns_and_their_names() -> None:
 def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005], 0.05) == [True, False, False, True]
     assert holm([math.nan, 0.5], 0.05) == [False, False]
+    assert holm([math.nan, 1e-30, 0.5, 1e-20], 0.05) == [False, True, False, True]
+    assert holm([0.02, math.nan, math.nan], 0.05) == [False, False, False], "NaN counts as a test: the family does not shrink"
     assert holm([], 0.05) == []
 
 
 def test_sidak_keeps_small_numbers() -> None:
     assert sidak(1e-20, 1000) == pytest.approx(1e-17)
     assert sidak(0.5, 2) == pytest.approx(0.75)
+    assert sidak(1.0, 5) == 1.0
+    assert math.isnan(sidak(math.nan, 5))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e200])
+def test_a_value_that_is_no_number_gives_no_p_value(bad: float) -> None:
+    """One of 1000, in a column that is not the wrong one; 1e200 has a variance that is not finite."""
+    values = torch.randn(1000, 3, dtype=torch.float64)
+    values[:, 0] += 5
+    values[5, 1] = bad
+    assert math.isnan(screen(values).p_value)
+    assert screen(values).worst == 1
+    assert math.isnan(compare(values, torch.randn(500, 3)).p_value)
 
 
 @pytest.mark.parametrize("shape", [0.2, 0.5, 0.8])
 def test_pareto_shape_of_pareto_weights(shape: float) -> None:
     u = torch.rand(20_000, dtype=torch.float64)
     assert pareto_shape(-shape * u.log()) == pytest.approx(shape, abs=0.15)
+
+
+def test_the_heavier_of_both_tails_of_every_column() -> None:
+    heavy = torch.rand(20_000, dtype=torch.float64).pow(-0.8)
+    light = torch.randn(20_000, dtype=torch.float64)
+    rare = (torch.rand(20_000) < 1e-3).double()
+    found = tail_shapes(torch.stack([heavy, -3 * heavy, light, rare, torch.zeros(20_000)], dim=1))
+    assert found[:2].tolist() == pytest.approx([0.8, 0.8], abs=0.15)
+    assert found[2] < 0.2
+    assert found[3:].tolist() == [-math.inf, -math.inf], "two values have no tail"
+    assert tail_shapes(torch.zeros(20, 2)).tolist() == [-math.inf, -math.inf]
 
 
 def test_effective_size() -> None:

@@ -227,6 +227,7 @@ def test_one_draw_has_no_monte_carlo_error() -> None:
     found = summarize(look(*subject(), Plan(samples=1, elbo_samples=1)), Plan(1, 1), "closed-form", discrete=True, dimensions=4)
     assert found["neg_elbo"]["monte_carlo_se"] is None
     assert found["nll"]["last_doubling"]["gain"] is None
+    assert found["nll"]["monte_carlo_se"] is None
 
 
 def test_a_density_says_so_and_has_no_bits() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vaelid.auditing.adapter import Evidence, Face, Plan, Target
-from vaelid.auditing.findings import Finding, exact, rule
+from vaelid.auditing.findings import Finding, exact, rule, skipped
 from vaelid.errors import PartError
 
 _TEST = "contract"
@@ -36,9 +36,8 @@ def structure(target: Target, plan: Plan) -> list[Finding]:
 
 def contract(evidence: Evidence) -> list[Finding]:
     """Seeds, finite values, independence of the rest of the batch, gradients."""
-    target = evidence.target
     return [
-        _seeded(target, evidence.plan),
+        _seeded(evidence),
         _repeatable(evidence),
         _finite(evidence),
         _each_alone(evidence),
@@ -73,12 +72,20 @@ def _floating(target: Target, x: Tensor, raw: Tensor) -> Finding:
     return rule(_TEST, target.name, "draws and log_prob keep the parameters' device and number type", fits, words, "log_prob")
 
 
-def _seeded(target: Target, plan: Plan) -> Finding:
-    draws = []
-    for seed in (plan.key("first"), plan.key("first"), plan.key("second")):
-        torch.manual_seed(seed)
-        draws.append(target.face().draw(_MANY))
-    same, other = torch.equal(draws[0], draws[1]), not torch.equal(draws[0], draws[2])
+def _seeded(evidence: Evidence) -> Finding:
+    """The same seed twice, and another one; so many draws that an event that is rare among all draws differs."""
+    target, plan = evidence.target, evidence.plan
+    for count in (_MANY, len(evidence.x)):
+        draws = []
+        for seed in (plan.key("first"), plan.key("first"), plan.key("second")):
+            torch.manual_seed(seed)
+            draws.append(target.face().draw(count))
+        same, other = torch.equal(draws[0], draws[1]), not torch.equal(draws[0], draws[2])
+        if other or not same:
+            break
+    if not other and same and bool((draws[0] == draws[0][:1]).all()):
+        words = f"All of {count} draws are the same value: what another seed would change does not show"
+        return skipped(_TEST, target.name, "draws depend on torch's seed and on nothing else", words)
     words = (
         "The same seed of torch gives other draws: results cannot be repeated"
         if not same

@@ -90,6 +90,9 @@ def domain_of(x: Tensor, declared: Declared, event_dims: int) -> Domain:
             return Domain(declared, values, identity_transform, event_dims)
         transform = identity_transform if declared.name == "real" else biject_to(constraints.unit_interval)
         return Domain(declared, None, transform, event_dims)
+    if getattr(declared, "base_constraint", declared) is constraints.boolean:
+        # Not those that were seen: a rare event may be missing among the draws, and the sum of probabilities needs it.
+        return Domain(declared, torch.tensor([0.0, 1.0], dtype=x.dtype, device=x.device), identity_transform, event_dims)
     few = torch.unique(x) if x.numel() <= 10**6 else torch.unique(x.flatten()[: 10**6])
     looks_discrete = len(few) <= min(_MOST_VALUES, x.numel() // 20)
     if looks_discrete if declared is None else declared.is_discrete:

@@ -48,6 +48,8 @@ class Finding:
     @property
     def evidence(self) -> str:
         """The number behind the verdict, for a table."""
+        if self.p_value is not None and math.isnan(self.p_value):
+            return "no number"
         if self.p_value is not None:
             return (
                 f"z = {self.statistic:.1f}, p = {self.p_value:.1g}" if self.statistic is not None else f"p = {self.p_value:.1g}"
@@ -117,13 +119,22 @@ class AuditReport:
 
 
 def judged(findings: Sequence[Finding], level: float = LEVEL) -> tuple[Finding, ...]:
-    """The findings with every p-value decided by Holm's procedure over the whole family."""
-    tested = [i for i, f in enumerate(findings) if f.p_value is not None and f.verdict in ("pass", "fail")]
-    rejected = holm([findings[i].p_value or 0.0 for i in tested], level)
-    decided = list(findings)
+    """The findings with every p-value decided by Holm's procedure over the whole family; one that is no number is undecided."""
+    decided = [_without_number(f) if f.p_value is not None and not math.isfinite(f.p_value) else f for f in findings]
+    tested = [i for i, f in enumerate(decided) if f.p_value is not None and f.verdict in ("pass", "fail")]
+    rejected = holm([decided[i].p_value or 0.0 for i in tested], level)
     for i, fails in zip(tested, rejected, strict=True):
-        decided[i] = replace(findings[i], verdict="fail" if fails else "pass")
+        decided[i] = replace(decided[i], verdict="fail" if fails else "pass")
     return tuple(decided)
+
+
+def _without_number(finding: Finding) -> Finding:
+    """A statistical test whose values are NaN or infinite, or never vary, has tested nothing."""
+    if finding.verdict not in ("pass", "fail"):
+        return finding
+    where = f" ({finding.guilty})" if finding.guilty else ""
+    words = f"Not tested: the values that would decide {finding.hypothesis} are NaN, infinite, or never vary{where}"
+    return replace(finding, verdict="undecided", meaning=words)
 
 
 def exact(test: str, part: str, hypothesis: str, error: float, tolerance: float, meaning: str, guilty: str = "") -> Finding:

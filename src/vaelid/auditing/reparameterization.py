@@ -16,8 +16,8 @@ from torch import Tensor
 
 from vaelid.auditing.adapter import Evidence
 from vaelid.auditing.findings import Finding, rule, skipped
-from vaelid.auditing.scores import MOST_ENTRIES, projected, projections_of, support_moves
-from vaelid.auditing.statistics import screen, sidak
+from vaelid.auditing.scores import MOST_ENTRIES, joined, projected, projections_of, support_moves
+from vaelid.auditing.statistics import screen
 
 _TEST = "reparameterization"
 _HYPOTHESIS = "E[∇f(x(ε))] = E[f ∇log p]"
@@ -60,14 +60,13 @@ def _compared(evidence: Evidence, names: list[str]) -> Finding:
         both = [projected(list(g), parameters, projections) for g in (path, score)]
         rows.append([a - b for a, b in zip(*both, strict=True)])
     screens = {name: screen(torch.stack([row[i] for row in rows]), samples=blocks * size) for i, name in enumerate(names)}
-    worst = min(names, key=lambda name: (screens[name].p_value, -screens[name].statistic))
+    p_value, worst = joined(screens)
     small = evidence.target.parameters[worst].dim() > 0 and evidence.target.parameters[worst].numel() <= MOST_ENTRIES
     entry = torch.unravel_index(torch.tensor(screens[worst].worst), evidence.target.parameters[worst].shape) if small else []
     where = worst + (str([int(i) for i in entry]) if small else "")
     words = (
         f"The gradient of {where} through the samples is not the gradient of the expectation: samples are partly detached from it"
     )
-    p_value = sidak(screens[worst].p_value, len(names))
     return Finding(_TEST, evidence.name, _HYPOTHESIS, "pass", words, where, screens[worst].statistic, p_value)
 
 

@@ -13,6 +13,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -53,7 +54,7 @@ def scores(evidence: Evidence) -> list[Finding]:
 def _first(evidence: Evidence, names: list[str]) -> Finding:
     blocks = block_gradients(evidence, names)
     screens = {name: screen(blocks[name], samples=len(evidence.x)) for name in names}
-    p_value, worst = _joined(screens)
+    p_value, worst = joined(screens)
     where = f"{worst}{_entry(evidence.target.parameters[worst], screens[worst].worst)}"
     others = [name for name, s in screens.items() if name != worst and s.p_value < 1e-5]
     words = (
@@ -65,7 +66,7 @@ def _first(evidence: Evidence, names: list[str]) -> Finding:
 
 def _second(evidence: Evidence, columns: dict[str, Tensor]) -> Finding:
     screens = {name: screen(values) for name, values in columns.items()}
-    p_value, worst = _joined(screens)
+    p_value, worst = joined(screens)
     words = (
         f"A small step of {worst} changes the density of the draws by a factor whose mean is not one: scores "
         "vary more or less than the "
@@ -75,10 +76,11 @@ def _second(evidence: Evidence, columns: dict[str, Tensor]) -> Finding:
     return Finding("scores-2", evidence.name, _SECOND, "pass", words, worst, screens[worst].statistic, p_value)
 
 
-def _joined(screens: dict[str, Screen]) -> tuple[float, str]:
+def joined(screens: dict[str, Screen]) -> tuple[float, str]:
+    """The p-value of all parameters together, and the parameter that decides it."""
     p_values = {name: s.p_value for name, s in screens.items()}
-    # Where both have run out of digits, the statistic still tells which is worse.
-    worst = min(screens, key=lambda name: (p_values[name], -screens[name].statistic))
+    # What is no number comes first; where two have run out of digits, the statistic still tells which is worse.
+    worst = min(screens, key=lambda name: (not math.isnan(p_values[name]), p_values[name], -screens[name].statistic))
     return sidak(p_values[worst], len(screens)), worst
 
 

@@ -33,7 +33,7 @@ from torch.distributions import Distribution
 
 from vaelid.data import Split
 from vaelid.errors import SettingError
-from vaelid.evaluation.certificate import weight_diagnostics
+from vaelid.evaluation.certificate import monte_carlo_se, weight_diagnostics
 from vaelid.evaluation.collect import Arrays, Save, Tick, collect, mean_se, rows_at_once
 from vaelid.evaluation.hmc import Point, draw_noise, update
 from vaelid.evaluation.likelihood import PosteriorDraws
@@ -239,8 +239,8 @@ def ais_images(
         save: called now and then with what is done so far
 
     Returns:
-        ``nll`` (N,) nats, ``log_weight`` (N, M), ``ess``, ``variance`` (of the log estimate), and for T > 1 ``acceptance`` and
-        ``least_acceptance`` (of the worst tenth of the path), each (N,).
+        ``nll`` (N,) nats, ``log_weight`` (N, M), ``ess``, ``variance`` (of the log estimate; NaN for one chain), and for T > 1
+        ``acceptance`` and ``least_acceptance`` (of the worst tenth of the path), each (N,).
     """
     model.eval()
 
@@ -260,7 +260,7 @@ def summarize_ais(values: Arrays, plan: AisPlan) -> dict[str, Any]:
         **mean_se(values["nll"]),
         "name": f"annealed importance sampling from {STARTS[plan.start]}, {plan.steps} steps, {plan.chains} chains",
         "direction": "upper bound on the true NLL in expectation",
-        "monte_carlo_se": float(variance.sum() ** 0.5 / len(variance)),
+        "monte_carlo_se": monte_carlo_se(variance),
         "effective_chains": {"mean": float(ess.mean()), "least": float(ess.min()), "of": plan.chains},
         "acceptance": {
             "mean": float(values["acceptance"].mean()) if "acceptance" in values else None,

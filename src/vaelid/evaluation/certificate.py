@@ -6,7 +6,10 @@ From the log weights of one image, log w_1 … log w_K:
     k̂        of the largest 3√K weights  shape of a generalized Pareto; above 0.7 weights not yet seen rule the average
     gain     L_K − L_{K/2}               what the last doubling brought (L_{K/2}: mean of both halves); never negative, and about
                                          what is still missing where the variance is finite: the bias then falls like 1/K
-    error    √(1/ESS − 1/K)              standard error of log (1/K) Σ w, first order
+    error    √((1/ESS − 1/K) K/(K − 1))  standard error of log (1/K) Σ w, first order; not known for K = 1
+
+The error is the sample standard deviation of the weights over √K and their mean: the largest weights carry it, and have often
+not been seen. With few effective samples (ESS below 10, say, or k̂ above its threshold) it is a *lower limit*.
 
 References:
     Vehtari, Simpson, Gelman, Yao & Gabry 2024, Pareto smoothed importance sampling, sections 2 and 3;
@@ -78,7 +81,7 @@ class RunningWeights:
         return torch.stack([blocks.mean for blocks in self.points.values()], dim=1)
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """``ess``, ``pareto_k``, ``gain`` and ``variance`` (of log (1/K) Σ w), each ``(B,)``."""
+        """``ess``, ``pareto_k``, ``gain`` and ``variance`` (of log (1/K) Σ w), each ``(B,)``; NaN where K is too small to tell."""
         self._take()
         assert self._total is not None
         assert self._squares is not None
@@ -88,8 +91,12 @@ class RunningWeights:
             "ess": ess,
             "pareto_k": unknown if self._largest is None else _shape(self._largest),
             "gain": unknown if self.halves is None else self.halves.joined - self.halves.mean,
-            "variance": (1 / ess - 1 / self.samples).clamp_min(0),
+            "variance": unknown if self.halves is None else self._variance(ess),
         }
+
+    def _variance(self, ess: Tensor) -> Tensor:
+        """Var(w) / (K E[w]²), with the unbiased sample variance."""
+        return (1 / ess - 1 / self.samples).clamp_min(0) * (self.samples / (self.samples - 1))
 
 
 class _Blocks:
@@ -152,7 +159,7 @@ def _shape(largest: Tensor) -> Tensor:
     # Scale by the largest weight: the shape does not depend on it, and exp cannot overflow.
     weights = (largest - largest[0]).exp()
     excess = (weights[:-1] - weights[-1]).flip(0)  # above the threshold, ascending, (M, B)
-    return _fit_generalized_pareto(excess)
+    return fit_generalized_pareto(excess)
 
 
 def _log_add(total: Tensor | None, more: Tensor) -> Tensor:
@@ -176,11 +183,16 @@ def certificate(values: dict[str, np.ndarray], samples: int) -> dict[str, Any]:
             "se": float(gain.std(ddof=1) / math.sqrt(images)) if samples > 1 and images > 1 else None,
             "still_rising": bool(gain.mean() > RISING) if samples > 1 else None,
         },
-        "monte_carlo_se": float(np.sqrt(values["variance"].sum()) / images),
+        "monte_carlo_se": monte_carlo_se(values["variance"]),
     }
 
 
-def _fit_generalized_pareto(excess: Tensor) -> Tensor:
+def monte_carlo_se(variance: np.ndarray) -> float | None:
+    """Standard error of the mean over images from the noise of each alone, ``(N,)``; None where it is not known for all."""
+    return float(np.sqrt(variance.sum()) / len(variance)) if np.isfinite(variance).all() else None
+
+
+def fit_generalized_pareto(excess: Tensor) -> Tensor:
     """Shape k of a generalized Pareto for ascending excesses ``(M, B)``: profile-likelihood average of Zhang & Stephens.
 
     With the weak prior of Vehtari et al. that pulls k̂ towards ½ by the weight of ten observations.

@@ -18,7 +18,7 @@ from torch import Tensor
 from vaelid.data import Split
 from vaelid.environment import describe_machine
 from vaelid.errors import MachineError
-from vaelid.evaluation.certificate import RunningWeights, certificate
+from vaelid.evaluation.certificate import RunningWeights, certificate, monte_carlo_se
 from vaelid.evaluation.collect import Arrays, Save, Tick, collect, mean_se
 from vaelid.evaluation.latents import ACTIVE, active_by_variance, kl_of_dimensions, posterior_mean
 from vaelid.evaluation.likelihood import curve_points, elbo_terms, weight_blocks
@@ -99,7 +99,7 @@ def summarize(values: Arrays, plan: Plan, rate_kind: str, discrete: bool, dimens
         "samples": plan.elbo_samples,
         "name": f"−ELBO, {plan.elbo_samples} draws per image",
         "direction": _DIRECTION,
-        "monte_carlo_se": _monte_carlo_se(values["elbo_variance"]),
+        "monte_carlo_se": monte_carlo_se(values["elbo_variance"]),
     }
     nll: dict[str, Any] = {
         **mean_se(values["nll"]),
@@ -225,8 +225,3 @@ def _is_lack_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(
         words in str(error) for words in ("allocate memory", "not enough memory", "out of memory")
     )
-
-
-def _monte_carlo_se(variance: np.ndarray) -> float | None:
-    """Standard error of the mean from the noise of each image alone; None where it is not known."""
-    return float(np.sqrt(variance.sum()) / len(variance)) if np.isfinite(variance).all() else None

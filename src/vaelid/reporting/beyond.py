@@ -34,10 +34,11 @@ def _ais(found: Results) -> RenderableType:
         _row("nll", beside["nll"], f"importance-weighted bound of the same images, K = {beside['samples']}"),
         _row("nll − ais", beside["above_ais"], "paired; where positive, what the importance-weighted bound misses at least"),
     ]
+    said = "not known" if found["monte_carlo_se"] is None else f"{found['monte_carlo_se']:.3f}"
     notes = [f"FAILED CHECK, so these are no likelihoods: {failure}" for failure in found["failed"]]
     notes.append(
         f"{chains['mean']:.1f} effective chains of {chains['of']} on average, {chains['least']:.1f} at least; "
-        f"Monte Carlo error {found['monte_carlo_se']:.3f}, apart from the ± over images; seed {found['plan']['seed']}"
+        f"Monte Carlo error {said}, apart from the ± over images; seed {found['plan']['seed']}"
     )
     if accepted["mean"] is not None:
         notes.append(

@@ -171,7 +171,7 @@ def _certificate(nll: Results) -> list[str]:
     said = f"nll: {ess['mean']:.0f} effective samples of {ess['of']} per image (median {ess['median']:.0f})"
     if tail["share_above_0.7"] is not None:
         said += f"; Pareto k̂ > 0.7, too heavy a tail, for {tail['share_above_0.7']:.1%} of images (median {tail['median']:.2f})"
-    lines = [f"{said}; Monte Carlo error {_error(nll['monte_carlo_se'])}, apart from the ± over images"]
+    lines = [f"{said}; Monte Carlo error {_error(nll['monte_carlo_se']) or 'not known'}, apart from the ± over images"]
     if last["gain"] is not None:
         verdict = "is still rising, more samples give a visibly tighter bound" if last["still_rising"] else "has settled"
         error = f" ± {last['se']:.4f}" if last["se"] is not None else ""
