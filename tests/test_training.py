@@ -273,6 +273,7 @@ def test_the_environment_says_what_the_numbers_depend_on(tmp_path: Path) -> None
         "fingerprint": data_of(tiny()).fingerprint,
         "shape": [1, 8, 8],
         "support": "levels(17)",
+        "shades": {"black": 0.0, "white": 1.0},
     }
     assert (about["engine"], about["dtype"], about["threads"]) == ("eager", "float32", torch.get_num_threads())
     assert (about["torch"], about["device"], about["init_from"]) == (torch.__version__, "cpu", None)

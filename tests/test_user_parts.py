@@ -188,7 +188,7 @@ def test_tampered_code_does_not_run(
     assert "is not the file that the run was trained with" in message
     assert not (tmp_path / "ran").exists()
     copy.unlink()
-    assert "is not the file" in program.refuses("sample", "run")
+    assert "parts.py is missing" in program.refuses("sample", "run")
 
 
 def test_a_recipe_of_strangers_is_shown_without_running_its_code(parts: Path, tmp_path: Path, program: Program) -> None:
