@@ -30,9 +30,11 @@ class Pace:
         self.saved = time.monotonic()
 
     def due(self) -> bool:
+        """Whether it is time to save."""
         return time.monotonic() - self.saved >= self.wait
 
     def save(self, training: Training) -> None:
+        """Write a checkpoint, and set the wait by what that took."""
         begun = time.monotonic()
         training.checkpoint()
         self.saved = time.monotonic()
