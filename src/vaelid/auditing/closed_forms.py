@@ -2,9 +2,9 @@
 
     E_p[x − mean] = 0     E_p[(x − mean)² − variance] = 0     E_p[−log p − entropy] = 0     E_q[log q − log p − KL(q‖p)] = 0
 
-A formula that gives infinity or NaN says that the moment does not exist, and is not tested. Nor is one whose samples have so heavy
-a tail that their mean may have no standard error (k̂ ≥ 0.4 in either tail): StudentT(3) has a variance, but no n makes the mean of
-its squares normal. Such dimensions are left out, and the finding says so.
+A formula that gives infinity or NaN says that the moment does not exist, and is not tested. Nor is one whose samples have
+so heavy a tail that their mean may have no standard error (k̂ ≥ 0.4 in either tail): StudentT(3) has a variance, but no n makes
+the mean of its squares normal. Such dimensions are left out, and the finding says so.
 """
 
 from __future__ import annotations

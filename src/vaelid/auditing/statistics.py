@@ -167,9 +167,9 @@ def _moments(rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _with_floor(variance: Tensor, fourth: Tensor, rows: int, samples: int) -> Tensor:
     """Variances of rows, those that rest on few rows raised by what unseen events would add.
 
-    (Σc²)²/Σc⁴ rows make up the variance of a column with centered values c: a third of all for a normal one, k for an event that came
-    k times. Only below :data:`_FEW` of them is anything added, so a column's power does not depend on the units of the others.
-    The size of an event is taken from all columns: k c² = variance · excess kurtosis where events are rare.
+    (Σc²)²/Σc⁴ rows make up the variance of a column with centered values c: a third of all for a normal one, k for an event that
+    came k times. Only below :data:`_FEW` of them is anything added, so a column's power does not depend on the units of the
+    others. The size of an event is taken from all columns: k c² = variance · excess kurtosis where events are rare.
     """
     counted = torch.where(variance > 0, rows * variance.square() / fourth, 0.0)
     finite = torch.isfinite(variance) & torch.isfinite(fourth)

@@ -81,7 +81,7 @@ class RunningWeights:
         return torch.stack([blocks.mean for blocks in self.points.values()], dim=1)
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """``ess``, ``pareto_k``, ``gain`` and ``variance`` (of log (1/K) Σ w), each ``(B,)``; NaN where K is too small to tell."""
+        """``ess``, ``pareto_k``, ``gain`` and ``variance`` (of log (1/K) Σ w), each ``(B,)``; NaN where K is too small."""
         self._take()
         assert self._total is not None
         assert self._squares is not None
