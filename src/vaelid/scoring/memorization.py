@@ -8,7 +8,7 @@ all pairs of a generated x and a held-out y,
     C_T = Σ_c P(c) Z_c / Σ_c P(c)                      P(c): share of held-out images; cells with fewer than 20 of either left out
 
 C_T far below 0 means copying, far above 0 that generated images lie farther from training than new real ones do. Its size grows
-with the square root of the number of images, so that ``farther_than_real``, Σ_c P(c) A_c / Σ_c P(c), is the effect to read beside it.
+with the square root of the number of images; ``farther_than_real``, Σ_c P(c) A_c / Σ_c P(c), is the effect to read beside it.
 
 References:
     Meehan, Chaudhuri & Dasgupta 2020, A non-parametric test to detect data-copying in generative models, sections 3 and 4.
