@@ -42,7 +42,8 @@ def unlabeled(data: Data) -> Data:
     return split_data(bare, data.train.settings)
 
 
-def test_score_from_the_command_line(tmp_path: Path, run: Program, few_steps: None) -> None:
+@pytest.mark.usefixtures(few_steps.__name__)
+def test_score_from_the_command_line(tmp_path: Path, run: Program) -> None:
     opened = trained(tmp_path)
     words = ["score", opened.folder.path, "--device", "cpu"]
     said = run(*words)
@@ -136,7 +137,7 @@ def test_no_run_no_scores(tmp_path: Path, run: Program) -> None:
 # Extractors ---------------------------------------------------------------------------------------------------------------
 
 
-def test_the_classifier_learns_digits(tmp_path: Path) -> None:
+def test_the_classifier_learns_digits() -> None:
     data = load_data(settings("digits"))
     found = classifier_of(data, Silent())
     assert found.about["test_accuracy"] > 0.95
@@ -148,7 +149,8 @@ def test_the_classifier_learns_digits(tmp_path: Path) -> None:
     assert classifier_of(data, Silent()).digest == found.digest
 
 
-def test_a_damaged_classifier_is_told(tmp_path: Path, few_steps: None) -> None:
+@pytest.mark.usefixtures(few_steps.__name__)
+def test_a_damaged_classifier_is_told() -> None:
     data = load_data(settings("digits", train_limit=100, held_out_limit=20))
     classifier_of(data, Silent())
     [file] = list((classifier.cache_folder() / "extractors").glob("*.safetensors"))

@@ -292,8 +292,6 @@ def test_torchmetrics_agrees() -> None:
     inception = pytest.importorskip("torchmetrics.image.inception", reason=why)
 
     class Pixels(nn.Module):
-        num_features = 12
-
         def forward(self, x: Tensor) -> Tensor:
             return x.flatten(1).double()
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-SIDE, FEATURES, CLASSES = 299, 2048, 1008
+SIDE, CLASSES = 299, 1008
 
 Kernel = tuple[int, int]
 Pool = Callable[[Tensor], Tensor]
@@ -49,6 +49,7 @@ class ConvUnit(nn.Module):
         self.bn = nn.BatchNorm2d(outputs, eps=0.001)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``(B, inputs, H, W) -> (B, outputs, H', W')``."""
         return functional.relu(self.bn(self.conv(x)), inplace=True)
 
 
@@ -79,6 +80,7 @@ class Block(nn.Module):
             self.branch_pool = ConvUnit(inputs, project, (1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """``(B, inputs, H, W) -> (B, outputs, H', W')``, channels in the order of the paths, the pool last."""
         joined = [self._along(path, x) for path in self.paths]
         pooled = self.pool(x)
         return torch.cat([*joined, self.branch_pool(pooled) if self.project else pooled], 1)
