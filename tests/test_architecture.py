@@ -44,6 +44,7 @@ LAYERS = (
     ("evaluation",),
     ("training",),
     ("trained",),
+    ("scoring",),
     ("auditing",),
     ("sweeps",),
     ("reporting",),

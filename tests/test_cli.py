@@ -41,6 +41,7 @@ VERBS = [
     "evaluate",
     "compare",
     "audit",
+    "score",
     "sample",
     "reconstruct",
     "interpolate",

@@ -25,7 +25,7 @@ from vaelid.errors import DataError, Diverged, Interrupted, MachineError, PartEr
 from vaelid.evaluation.bdmc import BDMC
 from vaelid.evaluation.collect import Arrays
 from vaelid.evaluation.compare import Comparison, compare_results
-from vaelid.evaluation.evaluate import Plan
+from vaelid.evaluation.evaluate import Plan, provenance
 from vaelid.evaluation.latents import posterior_mean
 from vaelid.folder import RunFolder
 from vaelid.judging import Subject, covered, judge, look_first
@@ -33,6 +33,9 @@ from vaelid.progress import Reporter, Silent
 from vaelid.recipe import Recipe
 from vaelid.reporting.figures import training_figures
 from vaelid.reporting.pictures import decoded_means
+from vaelid.scoring.extractors import AUTO, EXTRACTORS, settle_extractor
+from vaelid.scoring.images import other_real, settle_count
+from vaelid.scoring.score import SCORES, ScorePlan, score_model
 from vaelid.trained import trained_model
 from vaelid.training.request import Request, request
 from vaelid.training.start import Conditions, choose_device, train_in
@@ -192,6 +195,42 @@ class Run:
     def weights_digest(self) -> str:
         """SHA-256 of the weights' file."""
         return hashlib.sha256(self.folder.weights_file.read_bytes()).hexdigest()
+
+    def score(
+        self,
+        split: str = "test",
+        n: int | None = None,
+        *,
+        extractor: str = AUTO,
+        weights: Path | str | None = None,
+        means: bool = False,
+        seed: int = 0,
+        reporter: Reporter | None = None,
+    ) -> dict[str, Any]:
+        """Sample quality beside real data and a trivial model, written to results.json under ``scores``.
+
+        Args:
+            split: the reference: ``train``, ``validation`` or ``test``
+            n: images per set; without it 10,000, or as many as there are real ones
+            extractor: ``classifier``, ``random-projection`` or ``inception``; ``auto``: by whether there are labels
+            weights: the published Inception weights
+            means: score pixel means instead of draws
+            seed: names the noise
+
+        Raises:
+            UserError: for a split, extractor or number of images that cannot be had.
+            CheckFailed: if the model's images are not finite.
+        """
+        data, reference, reporter = self.data, self.split(split), reporter or Silent()
+        name = settle_extractor(extractor, data, None if weights is None else Path(weights))
+        count = settle_count(n, reference, other_real(data, reference))
+        model, results = self.model, self.results
+        features = EXTRACTORS[name](data, None if weights is None else Path(weights), reporter).to(self.device)
+        found = score_model(model, data, reference, features, ScorePlan(count, means, seed), reporter)
+        found |= provenance(model, reference, reference.images.name, self.weights_digest)
+        entry = f"{split}/{'means' if means else 'draws'}/{name}"
+        self.folder.write_json(self.folder.results_file, {**results, SCORES: {**results.get(SCORES, {}), entry: found}})
+        return found
 
     def sample(self, n: int = 16, *, seed: int = 0, component: int | None = None) -> Samples:
         """``n`` images from the model (pixel means and draws), or from one component of its mixture prior.

@@ -15,11 +15,13 @@ recipes_app = typer.Typer(help="Built-in recipes.", no_args_is_help=True)
 def show(run: RunArgument) -> None:
     """What a run is, how it went, where things lie. Runs none of its code."""
     from vaelid.reporting.beyond import bdmc_tables, beyond_tables
+    from vaelid.reporting.scores import score_tables
     from vaelid.reporting.tables import run_summary, show as show_table
 
     opened = opened_run(run, "cpu", allow_code=False)
     further = [table for found in opened.results.values() for table in beyond_tables(found)]
-    show_table(run_summary(opened.folder, opened.recipe, opened.about), *further, *bdmc_tables(opened.results))
+    scored = score_tables(str(run), opened.results, opened.weights_digest) if "scores" in opened.results else ()
+    show_table(run_summary(opened.folder, opened.recipe, opened.about), *further, *bdmc_tables(opened.results), *scored)
 
 
 def parts(kind: Annotated[str | None, typer.Argument(metavar="KIND", help="Only this kind.")] = None) -> None:

@@ -20,8 +20,10 @@ from vaelid.evaluation.compare import Comparison
 from vaelid.folder import RunFolder
 from vaelid.parts import KINDS, part_options
 from vaelid.recipe import Recipe
+from vaelid.scoring.score import SCORES
 
 Results = Mapping[str, Any]
+_NO_SPLITS = (BDMC, SCORES)  # entries of results.json that are about the model
 _PIPE_WIDTH = 120  # of lines that go to a file or another program
 
 
@@ -118,7 +120,7 @@ def run_summary(folder: RunFolder, recipe: Recipe, about: Mapping[str, Any]) -> 
     ]
     table = simple_table(str(folder.path), ("", ""), rows)
     results = folder.read_json(folder.results_file)
-    return Group(table, *(results_table(str(folder.path), found) for split, found in results.items() if split != BDMC))
+    return Group(table, *(results_table(str(folder.path), found) for split, found in results.items() if split not in _NO_SPLITS))
 
 
 def ranking(pairs: Sequence[tuple[str, float]], kind: str, most: int) -> RenderableType:

@@ -1,0 +1,60 @@
+"""Tables of scores: the model between its two anchors, every number with its error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from vaelid.reporting.tables import simple_table
+from vaelid.scoring.score import QUANTITIES, SCORES, score_name
+
+Results = Mapping[str, Any]
+_SETS = ("model", "real", "trivial")
+
+
+def score_table(name: str, found: Results, weights: str) -> RenderableType:
+    """One entry of ``scores``; ``weights``: SHA-256 of the weights that the run has now."""
+    about = {score_name(quantity, found["extractor"]["name"]): known.about for quantity, known in QUANTITIES.items()}
+    rows = [(score, *(_number(row[who]) for who in _SETS), row["better"], about[score]) for score, row in found["scores"].items()]
+    title = f"{name}: {found['images_per_set']:,} images per set, {found['pixels']}"
+    columns = ("score", ">model", ">real", ">trivial", "better", "what it is")
+    return Group(simple_table(title, columns, rows), *map(Text, _notes(found, weights)))
+
+
+def score_tables(name: str, results: Results, weights: str) -> Iterator[RenderableType]:
+    """The tables of all scores in results.json."""
+    return (score_table(name, found, weights) for found in results.get(SCORES, {}).values())
+
+
+def _number(score: Results | None) -> str:
+    return "–" if score is None else f"{score['value']:.4g} ± {score['se']:.1g}"
+
+
+def _notes(found: Results, weights: str) -> list[str]:
+    sets, extractor, made = found["sets"], found["extractor"], found["environment"]
+    reference, real = sets["reference"], sets["real"]
+    lines = [
+        f"all against {reference['split']} images ({reference['protocol']}; {reference['fingerprint'][:12]}…); "
+        f"real: {real['split']} images; trivial: independent pixels",
+        f"± is a standard error over sets of {found['images_per_set']:,} images against this reference; seed {found['seed']}",
+        _about_extractor(extractor),
+    ]
+    if "means" in found["pixels"]:
+        lines.append(
+            "The model's images are pixel means, which are no samples of it: real images and trivial ones are not averaged."
+        )
+    lines.append(f"weights {made['weights'][:12]}…, vaelid {made['vaelid']} (commit {made['commit']})")
+    if made["weights"] != weights:
+        lines.insert(0, "OUT OF DATE: these scores are of other weights than the run has now. Score it again.")
+    return lines
+
+
+def _about_extractor(extractor: Results) -> str:
+    known = f"features: {extractor['name']}, SHA-256 {extractor['sha256'][:12]}…"
+    if "test_accuracy" not in extractor:
+        return known
+    right = f"{extractor['test_accuracy']:.2%} of test images right as binarized, {extractor['test_accuracy_gray']:.2%} as stored"
+    return f"{known}, trained on {extractor['trained_on']:,} images; {right}"
