@@ -50,6 +50,10 @@ LAYERS = (
     ("judging",),
     ("beyond",),
     ("run",),
+    ("worker",),
+    ("pool",),
+    ("planning",),
+    ("studying",),
     ("explorer",),
     ("cli",),
 )

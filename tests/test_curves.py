@@ -125,7 +125,7 @@ def test_resemblance_of_neighbors_widens_the_interval() -> None:
         for at in range(1, 45):
             values[at] += 0.6 * values[at - 1]
         slope = slope_of(values[5:])
-        hits.append((abs(slope.per_epoch) < slope.half))
+        hits.append(abs(slope.per_epoch) < slope.half)
     assert np.mean(hits) > 0.85, "without the correction this is about 0.7"
 
 

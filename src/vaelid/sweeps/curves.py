@@ -3,7 +3,8 @@
     v_t: validation −ELBO after epoch t, in nats per image, always from the same images and the same noise;
     d_t = v_t − v_{t−1}, with the standard error s_t of the paired per-image differences.
 
-A rise d_t > 3 s_t is the model's, not the choice of validation images. Nothing here is a claim about epochs that were not trained.
+A rise d_t > 3 s_t is the model's, not the choice of validation images. Nothing here claims anything about epochs that were
+not trained.
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ def _verdict(curve: Curve, slope: Slope | None) -> str:
     if slope is None:
         return "not enough evidence"
     low, high = slope.per_epoch - slope.half, slope.per_epoch + slope.half
-    if -AT_REST < low and high < AT_REST:
+    if low > -AT_REST and high < AT_REST:
         return "converged"
     if high < 0:
         return "still falling"
