@@ -33,7 +33,7 @@ def fall(epochs: int, scale: float = 3.0, to: float = 90.0) -> np.ndarray:
 def test_a_plateau_has_converged() -> None:
     facts = seen(fall(60) + noise(60))
     assert facts.verdict == "converged"
-    assert words.convergence(facts).startswith("converged to within 0.05 nats per epoch: ")
+    assert words.convergence(facts).startswith("converged to within 0.02 nats per epoch: ")
     assert words.convergence(facts).endswith("over the last 20 epochs")
 
 
@@ -195,6 +195,8 @@ def test_a_curve_from_metrics() -> None:
 def test_seeds_that_disagree_are_counted() -> None:
     some = [seen(200 - 0.9 * np.arange(40) + noise(40)), seen(200 - 0.5 * np.arange(40) + noise(40)), seen(fall(60) + noise(60))]
     said = words.together(some)
-    assert said.startswith("still falling by 0.5 to 0.9 nats per epoch when stopped (2 of 3 seeds); converged (1 of 3 seeds); ")
+    assert said.startswith(
+        "still falling by 0.5 to 0.9 nats per epoch when stopped (2 of 3 seeds); converged to within 0.02 nats per epoch (1 of 3 seeds); "
+    )
     assert said.endswith("no spike")
     assert words.together(some[:1]) == f"{words.convergence(some[0])}; {words.stability(some[0])}"

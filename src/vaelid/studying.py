@@ -18,6 +18,7 @@ from vaelid.planning import Common, Plan, plan, taken_up
 from vaelid.pool import Ending, Pool
 from vaelid.progress import Reporter, Silent
 from vaelid.recipe import Recipe, from_toml
+from vaelid.reporting.studies import study_figures
 from vaelid.run import Run
 from vaelid.sweeps.ledger import ENDS, Ledger, StudyFolder
 from vaelid.sweeps.selection import choose
@@ -133,6 +134,7 @@ def carry_out_study(
             _select(folder, ledger)
             if conclusion.evaluate and ledger.selection["chosen"]:
                 _meet_test(folder, ledger, conclusion, reporter)
+            study_figures(Summary(out))
         except KeyboardInterrupt as error:
             ended = sum(member.status in ENDS for member in ledger.members.values())
             raise Interrupted(

@@ -58,6 +58,8 @@ def study(
     settings = options.settings_of(dict(locals()))
     from vaelid.planning import Common, plan
     from vaelid.progress import default_reporter
+    from vaelid.reporting.studies import study_tables
+    from vaelid.reporting.tables import show
     from vaelid.studying import Conclusion, carry_out_study
     from vaelid.sweeps.grid import parse_axes
     from vaelid.sweeps.summary import Summary
@@ -69,7 +71,8 @@ def study(
     with default_reporter() as reporter:
         carry_out_study(out, planned, jobs, Conclusion(evaluate, samples, device), overwrite, reporter)
     summary = Summary(out)
-    print(summary.ledger.selection)
+    show(study_tables(summary))
+    print(f"study: {summary.folder.file}   figures: {summary.folder.figures}")
     if any(member.status == "failed" for member in summary.ledger.members.values()):
         raise typer.Exit(1)
 

@@ -29,7 +29,7 @@ CLEAR = 3.0
 SPIKE_NATS, SPIKE_TIMES = 1.0, 5.0
 _AROUND = 10
 #: A curve has come to rest if its slope over the last epochs lies within ± so many nats per epoch, interval and all.
-AT_REST = 0.05
+AT_REST = 0.02
 #: The slope is that of the second half of the curve, of so many epochs at least and at most.
 SHORTEST, LONGEST = 8, 20
 

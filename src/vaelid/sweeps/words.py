@@ -54,6 +54,8 @@ def together(all_facts: Sequence[Facts]) -> str:
 
 def _slopes(verdict: str, all_facts: Sequence[Facts]) -> str:
     """The range of the slopes of the seeds with this verdict, where the verdict is about slopes."""
+    if verdict == "converged":
+        return f" to within {AT_REST:g} nats per epoch"
     found = [facts.slope.per_epoch for facts in all_facts if facts.verdict == verdict and facts.slope is not None]
     if verdict not in ("still falling", "rising") or not found:
         return ""
