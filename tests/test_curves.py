@@ -195,8 +195,7 @@ def test_a_curve_from_metrics() -> None:
 def test_seeds_that_disagree_are_counted() -> None:
     some = [seen(200 - 0.9 * np.arange(40) + noise(40)), seen(200 - 0.5 * np.arange(40) + noise(40)), seen(fall(60) + noise(60))]
     said = words.together(some)
-    assert said.startswith(
-        "still falling by 0.5 to 0.9 nats per epoch when stopped (2 of 3 seeds); converged to within 0.02 nats per epoch (1 of 3 seeds); "
-    )
+    falling, flat = "still falling by 0.5 to 0.9 nats per epoch when stopped", "converged to within 0.02 nats per epoch"
+    assert said.startswith(f"{falling} (2 of 3 seeds); {flat} (1 of 3 seeds); ")
     assert said.endswith("no spike")
     assert words.together(some[:1]) == f"{words.convergence(some[0])}; {words.stability(some[0])}"

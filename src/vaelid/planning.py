@@ -17,7 +17,7 @@ from vaelid.recipe import Recipe, expand, from_toml
 from vaelid.sweeps.grid import canonical, combinations, label
 from vaelid.sweeps.ledger import Ledger, Member, StudyFolder, plain, require_same
 from vaelid.training.begin import clear, require_room
-from vaelid.training.request import Request, request
+from vaelid.training.request import Request, base_recipe, named, request
 from vaelid.training.start import choose_device
 from vaelid.training.surroundings import own_randomness
 from vaelid.worker import Order
@@ -104,8 +104,13 @@ def taken_up(folder: StudyFolder, planned: Plan, overwrite: bool) -> Ledger:
 
 
 def _asked(out: Path, common: Common, own: Mapping[str, Any]) -> Request:
-    """What ``train`` would do with the common settings and a combination's ``own``."""
-    return request(common.data, common.recipe, out, {**expand(common.settings), **expand(own)})
+    """What ``train`` would do with the common settings and a combination's ``own``.
+
+    In this order, so that a prior of the grid takes those of the common options that it knows: ``components`` says nothing to a
+    standard normal, and that is no error here.
+    """
+    base = base_recipe(common.data, common.recipe).override(expand({key: named(value) for key, value in common.settings.items()}))
+    return request(None, base, out, own)
 
 
 def _order(folder: Path, recipe: Recipe, code_from: Path, common: Common, jobs: int) -> Order:

@@ -173,8 +173,8 @@ class Watch:
 
     def __init__(self, folder: StudyFolder, epochs: Mapping[str, int], reporter: Reporter) -> None:
         self.folder, self.epochs, self.reporter = folder, epochs, reporter
-        self.seen = {name: self._lines(name) for name in epochs}
         self.words: dict[str, str] = {}
+        self.seen = {name: self._lines(name) for name in epochs}
         self.total, self.done = sum(epochs.values()), sum(self.seen.values())
 
     def look(self, running: Sequence[str]) -> None:

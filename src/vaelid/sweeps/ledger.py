@@ -11,9 +11,8 @@ from typing import Any
 from vaelid.errors import RunError
 from vaelid.folder import RunFolder, write_atomic
 
-#: How members stand. The first two are ends; all others are taken up again when the study goes on.
-STATUSES = ("finished", "diverged", "pruned", "waiting", "running", "interrupted", "failed")
-ENDS = STATUSES[:3]
+#: How members stand: these are ends; ``waiting``, ``running``, ``interrupted`` and ``failed`` are taken up again.
+ENDS = ("finished", "diverged")
 
 
 @dataclass
@@ -48,7 +47,6 @@ class Ledger:
         data: fingerprint of all images, by the data's name
         selection: what :func:`vaelid.sweeps.selection.choose` found; empty before the end
         test: every look at the test split, in order
-        search: bounds of each setting that is searched for, and how; empty for a grid
     """
 
     grid: dict[str, list[Any]] = field(default_factory=dict)
@@ -56,7 +54,6 @@ class Ledger:
     members: dict[str, Member] = field(default_factory=dict)
     selection: dict[str, Any] = field(default_factory=dict)
     test: list[dict[str, Any]] = field(default_factory=list)
-    search: dict[str, Any] = field(default_factory=dict)
     vaelid: str = ""
 
     @property
