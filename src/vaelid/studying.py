@@ -154,7 +154,8 @@ def _train(folder: StudyFolder, ledger: Ledger, planned: Plan, pool: Pool, repor
     def ended(name: str, ending: Ending) -> None:
         ledger.members[name].status, ledger.members[name].message = ending.status, ending.message
         folder.write(ledger)
-        watch.end(name)
+        if ending.status != "interrupted":
+            watch.end(name)
         left_words = f": {ending.message.splitlines()[-1]}" if ending.status == "failed" else ""
         done = sum(member.status in ENDS for member in ledger.members.values())
         reporter.say(f"{name} {ending.status}{left_words} ({done} of {len(ledger.members)} done)")

@@ -17,7 +17,7 @@ Place = tuple[float, float]
 
 FONT = "DejaVu Sans"  # comes with matplotlib: the same letters on every machine
 INK, QUIET, RULE = "#222222", "#666666", "#E4E4E4"
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#B5B5B5"  # Okabe & Ito 2008, safe for color-blind readers
+BLUE, ORANGE, GRAY = "#0072B2", "#D55E00", "#B5B5B5"  # Okabe & Ito 2008, safe for color-blind readers
 
 
 def chart(xlabel: str, ylabel: str, heading: str, size: Place = (7.2, 4.2), right: float = 0.35) -> tuple[Figure, Axes]:
@@ -35,7 +35,7 @@ def chart(xlabel: str, ylabel: str, heading: str, size: Place = (7.2, 4.2), righ
 def style(axes: Axes, size: float) -> None:
     """Quiet axes: two spines, a horizontal grid, labels of ``size`` points."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.spines[["left", "bottom"]].set_color(GRAY)
     axes.tick_params(which="both", length=0, labelsize=size, labelcolor=QUIET, labelfontfamily=FONT, pad=5)
     axes.grid(True, axis="y", color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)

@@ -179,7 +179,7 @@ def kl_per_dimension(kl: Array, threshold: float = 0.01, heading: str = "") -> F
     if not threshold > 0:
         raise ValueError(f"threshold must be above 0 nats; got {threshold}")
     figure, axes = charts.chart("latent dimension, sorted", "KL (nats per image)", heading, right=0.95)
-    axes.bar(np.arange(1, len(kl) + 1), kl, color=np.where(kl > threshold, charts.BLUE, charts.GREY), width=0.8)
+    axes.bar(np.arange(1, len(kl) + 1), kl, color=np.where(kl > threshold, charts.BLUE, charts.GRAY), width=0.8)
     axes.set_yscale("symlog", linthresh=threshold, linscale=0.4)
     top = max(float(kl[0]), 10 * threshold) * 3
     axes.set_ylim(min(0.0, float(kl[-1])), top)

@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 
 from vaelid.sweeps.curves import AT_REST, CLEAR, NEAR, SHORTEST, Facts, Slope
 
+#: Verdicts with which a best value is more than the best so far.
+_AT_AN_END = ("converged", "stopped by patience")
+
 
 def convergence(facts: Facts) -> str:
     """Whether one member had come to rest, and how that is seen."""
@@ -33,23 +36,28 @@ def speed(facts: Facts) -> str:
     if facts.near_best is None or facts.near_best.epochs is None or facts.best is None:
         return "no epoch with a finite value"
     near = facts.near_best
-    so_far = "" if facts.verdict in ("converged", "stopped by patience") else " so far"
+    so_far = "" if facts.verdict in _AT_AN_END else " so far"
     after = f"after {_counted(facts.near_best.epochs, 'epoch')} ({near.seconds:.0f} s of training)"
     return f"within {NEAR:g} nat of its best{so_far} ({facts.best:.2f}) {after}"
 
 
-def member_words(facts: Facts) -> tuple[str, str, str]:
-    """Speed, stability and convergence of one member."""
-    return speed(facts), stability(facts), convergence(facts)
-
-
 def together(all_facts: Sequence[Facts]) -> str:
-    """Convergence and stability of the seeds of one combination, in one line; verdicts that differ are counted."""
+    """Convergence, stability and speed of the seeds of one combination, in one line; verdicts that differ are counted."""
     if len(all_facts) == 1:
-        return f"{convergence(all_facts[0])}; {stability(all_facts[0])}"
+        return "; ".join(say(all_facts[0]) for say in (convergence, stability, speed))
     verdicts = Counter(facts.verdict for facts in all_facts)
     parts = [f"{verdict}{_slopes(verdict, all_facts)} ({n} of {len(all_facts)} seeds)" for verdict, n in verdicts.items()]
-    return "; ".join([*parts, _steadiness(all_facts)])
+    return "; ".join([*parts, _steadiness(all_facts), *_speeds(all_facts)])
+
+
+def _speeds(all_facts: Sequence[Facts]) -> list[str]:
+    """After how many epochs the seeds were near their best, as a range; nothing where none has a finite value."""
+    found = [facts.near_best.epochs for facts in all_facts if facts.near_best is not None and facts.near_best.epochs is not None]
+    if not found:
+        return []
+    so_far = "" if all(facts.verdict in _AT_AN_END for facts in all_facts) else " so far"
+    span = f"{min(found):,} to " if min(found) < max(found) else ""
+    return [f"within {NEAR:g} nat of each one's best{so_far} after {span}{_counted(max(found), 'epoch')}"]
 
 
 def _slopes(verdict: str, all_facts: Sequence[Facts]) -> str:
