@@ -51,6 +51,10 @@ LAYERS = (
     ("judging",),
     ("beyond",),
     ("run",),
+    ("worker",),
+    ("pool",),
+    ("planning",),
+    ("studying",),
     ("explorer",),
     ("cli",),
 )

@@ -38,6 +38,7 @@ def test_version(run: Program) -> None:
 
 VERBS = [
     "train",
+    "study",
     "evaluate",
     "compare",
     "audit",

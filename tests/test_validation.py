@@ -125,3 +125,21 @@ def test_redrawn_images_are_those_of_the_epoch(tmp_path: Path) -> None:
     split = data_of(recipe).validation
     values = [validate(model, split, 1, epoch, 0).distortion for epoch in (0, 1, 0)]
     assert values[0] == values[2] != values[1]
+
+
+def test_the_error_of_a_change_is_paired_by_image(tmp_path: Path) -> None:
+    model, data = linear_gaussian()
+    before = validate(model, data.validation, 3, 0, 0)
+    assert before.values.mean().item() == pytest.approx(before.neg_elbo, abs=1e-12)
+    with torch.no_grad():
+        model.likelihood.mean_and_scale.network.layers[0].bias.add_(0.1)
+    after = validate(model, data.validation, 3, 1, 0)
+    differences = (after.values - before.values).numpy()
+    expected = differences.std(ddof=1) / math.sqrt(len(differences))
+    assert after.change_se(before.values) == pytest.approx(expected, rel=1e-12)
+    assert after.change_se(before.values) < 0.5 * after.values.std().item() / math.sqrt(len(differences)), "pairing helps"
+    assert before.change_se(torch.empty(0)) is None
+    train(tmp_path, tiny())
+    errors = [line["change_se"] for line in metrics_of(tmp_path)]
+    assert errors[0] is None
+    assert all(error > 0 for error in errors[1:])

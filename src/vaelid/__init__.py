@@ -14,7 +14,6 @@ _HOME = {
     "VaelidError": "errors",
     "MLP": "networks",
     "Network": "networks",
-    "DataSettings": "data",
     "load_data": "data",
     "Posterior": "posteriors",
     "GaussianPosterior": "posteriors",
@@ -40,6 +39,7 @@ _HOME = {
     "open_run": "run",
     "compare": "run",
     "audit": "auditing.audit",
+    "study": "studying",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vaelid.cli.options import RunArgument, Set, opened_run, pairs
+from vaelid.cli.options import Set, opened_run, pairs
 
 data_app = typer.Typer(help="What data there are.", no_args_is_help=True)
 recipes_app = typer.Typer(help="Built-in recipes.", no_args_is_help=True)
 
 
-def show(run: RunArgument) -> None:
-    """What a run is, how it went, where things lie. Runs none of its code."""
+def show(run: Annotated[Path, typer.Argument(metavar="RUN|STUDY", help="Folder of a run or a study.")]) -> None:
+    """What a run or a study is, how it went, where things lie. Runs none of its code."""
     from vaelid.reporting.beyond import bdmc_tables, beyond_tables
     from vaelid.reporting.scores import score_tables
+    from vaelid.reporting.studies import study_tables
     from vaelid.reporting.tables import run_summary, show as show_table
+    from vaelid.sweeps.ledger import StudyFolder
+    from vaelid.sweeps.summary import Summary
 
+    if StudyFolder(run).exists:
+        show_table(study_tables(Summary(run)))
+        return
     opened = opened_run(run, "cpu", allow_code=False)
     further = [table for found in opened.results.values() for table in beyond_tables(found)]
     scored = score_tables(str(run), opened.results, opened.weights_digest) if "scores" in opened.results else ()

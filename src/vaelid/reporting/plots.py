@@ -26,6 +26,8 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
+from vaelid.reporting import charts
+
 Array = NDArray[Any]
 MaybeArray = Array | None
 Bytes = NDArray[np.uint8]
@@ -34,9 +36,6 @@ Names = Sequence[str]
 Curves = dict[str, tuple[Array, str, float]]  # name: values (E,), color, line width in points
 
 DPI = 150  # of every PNG; grids are laid out so that one image pixel is a whole number of PNG pixels
-_FONT = "DejaVu Sans"  # comes with matplotlib: the same letters on every machine
-_INK, _QUIET, _RULE = "#222222", "#666666", "#E4E4E4"
-_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#B5B5B5"  # Okabe & Ito 2008, safe for color-blind readers
 # Petroff 2021, arXiv:2107.02270: ten colors optimized for color-blind readers.
 _CLASSES = ["#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"]
 _OUTLINE = [withStroke(linewidth=3, foreground="white")]  # keeps text readable on top of data
@@ -102,31 +101,35 @@ def validation_curve(
     """
     epochs = _row("epochs", epochs)
     name = "validation" if std_errors is None else "validation ± 1 s.e."
-    curves: Curves = {name: (_row("neg_elbo", neg_elbo, len(epochs), holes=True), _BLUE, 1.8)}
+    curves: Curves = {name: (_row("neg_elbo", neg_elbo, len(epochs), holes=True), charts.BLUE, 1.8)}
     if training is not None:
-        curves["training"] = (_row("training", training, len(epochs), holes=True), _QUIET, 0.9)
+        curves["training"] = (_row("training", training, len(epochs), holes=True), charts.QUIET, 0.9)
     at_best, validation = epochs == best_epoch, curves[name][0]
     if at_best.sum() != 1 or not np.isfinite(validation[at_best]):
         raise ValueError(f"best_epoch must be one of the epochs, with a finite −ELBO; got {best_epoch}")
     best = validation[at_best].item()
     said = f"best, epoch {best_epoch}\n{best:.2f}"
-    figure, axes = _chart("epoch", "−ELBO (nats per image)", heading, right=1.6)
+    figure, axes = charts.chart("epoch", "−ELBO (nats per image)", heading, right=1.6)
     _draw(axes, epochs, curves)
     if std_errors is not None:
         errors = _row("std_errors", std_errors, len(epochs), holes=True)
-        axes.fill_between(epochs, validation - errors, validation + errors, color=_BLUE, alpha=0.2, linewidth=0)
+        axes.fill_between(epochs, validation - errors, validation + errors, color=charts.BLUE, alpha=0.2, linewidth=0)
         said += f" ± {errors[at_best].item():.2f}"
     if _zoom(axes, [values for values, _, _ in curves.values()]):
         inset = axes.inset_axes((0.62, 0.62, 0.38, 0.38))
-        _style(inset, 7.5)
+        charts.style(inset, 7.5)
         _draw(inset, epochs, curves)
-        _say(inset, "from the first epoch", (0.97, 0.97), path_effects=_OUTLINE, ha="right", va="top", size=8, color=_QUIET)
-    axes.plot([best_epoch, axes.get_xlim()[1]], [best, best], color=_ORANGE, linewidth=0.9, linestyle=(0, (2, 3)))
-    axes.plot([best_epoch], [best], "o", color=_ORANGE, markersize=7, markeredgecolor="white", zorder=5)
-    ends = [(name, line[np.isfinite(line)][-1], color) for name, (line, color, _) in curves.items()] + [(said, best, _ORANGE)]
-    spots = _spread(axes.transLimits.transform([(best_epoch, value) for _, value, _ in ends]), (1.0, 0.1))
+        charts.say(
+            inset, "from the first epoch", (0.97, 0.97), path_effects=_OUTLINE, ha="right", va="top", size=8, color=charts.QUIET
+        )
+    axes.plot([best_epoch, axes.get_xlim()[1]], [best, best], color=charts.ORANGE, linewidth=0.9, linestyle=(0, (2, 3)))
+    axes.plot([best_epoch], [best], "o", color=charts.ORANGE, markersize=7, markeredgecolor="white", zorder=5)
+    ends = [(name, line[np.isfinite(line)][-1], color) for name, (line, color, _) in curves.items()] + [
+        (said, best, charts.ORANGE)
+    ]
+    spots = charts.spread(axes.transLimits.transform([(best_epoch, value) for _, value, _ in ends]), (1.0, 0.1))
     for (name, _, color), (_, height) in zip(ends, spots, strict=True):
-        _say(axes, name, (1.0, height), offset=(6, 0), va="center", color=color)
+        charts.say(axes, name, (1.0, height), offset=(6, 0), va="center", color=color)
     return figure
 
 
@@ -143,13 +146,13 @@ def latent_map(
     axis = ["z₁", "z₂"]
     if explained is not None:
         axis = [f"component {i} ({share:.0%} of variance)" for i, share in enumerate(_row("explained", explained, 2), 1)]
-    figure, axes = _chart(axis[0], axis[1], heading, size=(5.9, 5.8))
+    figure, axes = charts.chart(axis[0], axis[1], heading, size=(5.9, 5.8))
     axes.set_aspect("equal", adjustable="datalim")
-    axes.grid(True, axis="both", color=_RULE, linewidth=0.6)
+    axes.grid(True, axis="both", color=charts.RULE, linewidth=0.6)
     many = len(points) > 1000  # one picture in the PDF instead of as many circles
     style: dict[str, Any] = {"s": np.clip(20000 / len(points), 3, 24), "alpha": 0.6, "linewidths": 0, "rasterized": many}
     if labels is None:
-        axes.scatter(points[:, 0], points[:, 1], color=_BLUE, **style)
+        axes.scatter(points[:, 0], points[:, 1], color=charts.BLUE, **style)
         return figure
     classes, index = np.unique(_row("labels", labels, len(points)).astype(int), return_inverse=True)
     if label_names and not 0 <= classes[0] <= classes[-1] < len(label_names):
@@ -159,9 +162,11 @@ def latent_map(
     axes.apply_aspect()  # settles the limits, so that the positions below are those of the finished figure
     medians = np.array([np.median(points[index == number], axis=0) for number in range(len(classes))])
     names = [label_names[number] if label_names else str(number) for number in classes]
-    spots = _spread(axes.transLimits.transform(medians), (0.05 + 0.012 * max(map(len, names)), 0.055))
+    spots = charts.spread(axes.transLimits.transform(medians), (0.05 + 0.012 * max(map(len, names)), 0.055))
     for name, (x, y), color in zip(names, spots, colors, strict=False):
-        _say(axes, name, (x, y), ha="center", va="center", size=12, weight="bold", color=0.7 * color[:3], path_effects=_OUTLINE)
+        charts.say(
+            axes, name, (x, y), ha="center", va="center", size=12, weight="bold", color=0.7 * color[:3], path_effects=_OUTLINE
+        )
     return figure
 
 
@@ -173,8 +178,8 @@ def kl_per_dimension(kl: Array, threshold: float = 0.01, heading: str = "") -> F
     kl = np.sort(_row("kl", kl))[::-1]
     if not threshold > 0:
         raise ValueError(f"threshold must be above 0 nats; got {threshold}")
-    figure, axes = _chart("latent dimension, sorted", "KL (nats per image)", heading, right=0.95)
-    axes.bar(np.arange(1, len(kl) + 1), kl, color=np.where(kl > threshold, _BLUE, _GREY), width=0.8)
+    figure, axes = charts.chart("latent dimension, sorted", "KL (nats per image)", heading, right=0.95)
+    axes.bar(np.arange(1, len(kl) + 1), kl, color=np.where(kl > threshold, charts.BLUE, charts.GRAY), width=0.8)
     axes.set_yscale("symlog", linthresh=threshold, linscale=0.4)
     top = max(float(kl[0]), 10 * threshold) * 3
     axes.set_ylim(min(0.0, float(kl[-1])), top)
@@ -182,26 +187,43 @@ def kl_per_dimension(kl: Array, threshold: float = 0.01, heading: str = "") -> F
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlim(0.4, len(kl) + 0.6)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
-    axes.axhline(threshold, color=_ORANGE, linewidth=1.1, linestyle=(0, (4, 3)))
-    _say(axes, f"threshold\n{threshold:g} nats", (1.0, threshold), ("axes fraction", "data"), (6, 0), va="center", color=_ORANGE)
+    axes.axhline(threshold, color=charts.ORANGE, linewidth=1.1, linestyle=(0, (4, 3)))
+    charts.say(
+        axes,
+        f"threshold\n{threshold:g} nats",
+        (1.0, threshold),
+        ("axes fraction", "data"),
+        (6, 0),
+        va="center",
+        color=charts.ORANGE,
+    )
     said = f"{(kl > threshold).sum()} of {len(kl)} dimensions active, {kl.sum():.1f} nats in total"
-    _say(axes, said, (1.0, 1.0), path_effects=_OUTLINE, ha="right", va="top", color=_BLUE)
+    charts.say(axes, said, (1.0, 1.0), path_effects=_OUTLINE, ha="right", va="top", color=charts.BLUE)
     return figure
 
 
 def nll_histogram(values: Array, mean: float, std_error: float, label: str, heading: str = "") -> Figure:
     """Histogram of one value per image ``(N,)`` in nats, with their mean and its standard error; ``label`` names the quantity."""
     values = _row("values", values)
-    figure, axes = _chart(f"{label} (nats per image)", "images", heading)
+    figure, axes = charts.chart(f"{label} (nats per image)", "images", heading)
     bins = int(np.clip(2 * len(values) ** (1 / 3), 8, 60))  # Rice's rule
     counts, _, _ = axes.hist(values, bins, color="#7FB8D8", edgecolor="white", linewidth=0.6)
     axes.set_ylim(0, 1.18 * float(np.max(counts)))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.axvspan(mean - std_error, mean + std_error, color=_ORANGE, alpha=0.25, linewidth=0, zorder=0.9)
-    axes.axvline(mean, color=_ORANGE, linewidth=1.4)
+    axes.axvspan(mean - std_error, mean + std_error, color=charts.ORANGE, alpha=0.25, linewidth=0, zorder=0.9)
+    axes.axvline(mean, color=charts.ORANGE, linewidth=1.4)
     side = -1 if axes.transLimits.transform((mean, 0))[0] > 0.5 else 1
     said, spot = f"mean {mean:.2f} ± {std_error:.2f} s.e.", (mean + side * std_error, 1.0)
-    _say(axes, said, spot, ("data", "axes fraction"), (7 * side, 0), ha="left" if side > 0 else "right", va="top", color=_ORANGE)
+    charts.say(
+        axes,
+        said,
+        spot,
+        ("data", "axes fraction"),
+        (7 * side, 0),
+        ha="left" if side > 0 else "right",
+        va="top",
+        color=charts.ORANGE,
+    )
     return figure
 
 
@@ -318,40 +340,13 @@ def _grid(
     step, rows = height + line + gap, -(-len(pictures) // columns)
     for index in range(rows * parts if sides else 0):
         middle = index // parts * step + (index % parts + 0.5) * height / parts - 0.5
-        _say(axes, sides[index % len(sides)], (0, middle), "data", (-7, 0), ha="right", va="center", color=_QUIET)
+        charts.say(axes, sides[index % len(sides)], (0, middle), "data", (-7, 0), ha="right", va="center", color=charts.QUIET)
     fits = min(8.5, 72 * width * scale / DPI / (0.64 * max(longest, 1)))  # points, so that neighbors never touch
     for index, caption in enumerate(captions):
         at = index % columns * (width + gap) + width / 2 - 0.5, index // columns * step + line / 2 + (0 if above else height)
-        _say(axes, caption, at, "data", ha="center", va="center", size=fits)
-    _say(axes, heading, (0.0, 1.0), offset=(0, 8), va="bottom", size=12, weight="bold")
+        charts.say(axes, caption, at, "data", ha="center", va="center", size=fits)
+    charts.say(axes, heading, (0.0, 1.0), offset=(0, 8), va="bottom", size=12, weight="bold")
     return figure
-
-
-def _chart(xlabel: str, ylabel: str, heading: str, size: Place = (7.2, 4.2), right: float = 0.35) -> tuple[Figure, Axes]:
-    """A figure of ``size`` inches with one quiet axes; the margins are fixed in inches, so that no layout need be solved."""
-    figure = Figure(figsize=size, facecolor="white")
-    left, bottom, top = 0.85, 0.68, 0.62 if heading else 0.3
-    axes = figure.add_axes((left / size[0], bottom / size[1], 1 - (left + right) / size[0], 1 - (bottom + top) / size[1]))
-    _style(axes, 9)
-    axes.set_xlabel(xlabel, color=_QUIET, family=_FONT, fontsize=10, labelpad=7, parse_math=False)
-    axes.set_ylabel(ylabel, color=_QUIET, family=_FONT, fontsize=10, labelpad=7, parse_math=False)
-    _say(axes, heading, (0.0, 1.0), offset=(0, 12), va="bottom", size=12, weight="bold")
-    return figure, axes
-
-
-def _style(axes: Axes, size: float) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_GREY)
-    axes.tick_params(which="both", length=0, labelsize=size, labelcolor=_QUIET, labelfontfamily=_FONT, pad=5)
-    axes.grid(True, axis="y", color=_RULE, linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
-def _say(axes: Axes, text: str, at: Place, coords: Any = "axes fraction", offset: Place = (0, 0), **style: Any) -> None:
-    """Text at a place plus an ``offset`` in points, taken literally: a ``$`` in a name starts no formula."""
-    style = {"color": _INK, "size": 9.5, "family": _FONT, "parse_math": False, "annotation_clip": False, **style}
-    if text:
-        axes.annotate(text, at, xycoords=coords, xytext=offset, textcoords="offset points", **style)
 
 
 def _draw(axes: Axes, epochs: Array, curves: Curves) -> None:
@@ -373,16 +368,6 @@ def _zoom(axes: Axes, curves: list[Array]) -> bool:
     space = 0.06 * (top - low) or 0.5
     axes.set_ylim(low - space, top + space)
     return top < high
-
-
-def _spread(spots: Array, gap: Place) -> Array:
-    """Move label positions ``(C, 2)`` apart until none lies in the ellipse of half axes ``gap`` around another."""
-    spots = spots / gap + np.outer(np.arange(len(spots)), (0.0, 1e-6))  # equal ones part upward
-    for _ in range(100):
-        away = spots[:, None] - spots[None]
-        distance = np.hypot(away[..., 0], away[..., 1]) + np.eye(len(spots))
-        spots = spots + (away * (np.maximum(1 - distance, 0) / (2 * distance))[..., None]).sum(1)
-    return spots * gap
 
 
 def _write_whole(path: Path, content: bytes) -> Path:

@@ -125,6 +125,7 @@ def finish_epoch(training: Training, reporter: Reporter) -> None:
         training.keep_weights()
     if not training.warming_up:  # until then a rise of −ELBO is the objective's doing, not the learning rate's
         training.schedule.observe(seen.neg_elbo)
+    change_se, training.validated = seen.change_se(training.validated), seen.values
     line = {
         "epoch": state.epoch,
         "step": state.step,
@@ -132,6 +133,7 @@ def finish_epoch(training: Training, reporter: Reporter) -> None:
         "neg_elbo": seen.neg_elbo,
         "rate": seen.rate,
         "distortion": seen.distortion,
+        "change_se": change_se,  # of neg_elbo since the epoch before, paired by image
         "lr": training.lr,
         "grad_norm": grad_norm,
         "train_seconds": round(seconds, 4),

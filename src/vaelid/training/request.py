@@ -33,7 +33,7 @@ class Request:
 
 def request(data: str | Path | None, recipe: str | Recipe | None, out: Path | str | None, settings: Mapping[str, Any]) -> Request:
     """What ``train`` would do, without doing it: everything checked and every default written out."""
-    base = base_recipe(data, recipe).override(expand({name: _named(value) for name, value in settings.items()}))
+    base = base_recipe(data, recipe).override(expand({name: named(value) for name, value in settings.items()}))
     base, code_from = base.adopt_code()
     for digest in base.code.values():
         trust(digest)  # naming a file is asking to run it
@@ -65,7 +65,7 @@ def _source(data: str | Path) -> str:
     return str(path.resolve()) if str(data) not in DATASETS and path.exists() else str(data)
 
 
-def _named(value: Any) -> Any:
+def named(value: Any) -> Any:
     """A class becomes its name: that of its table, or ``file.py:Class`` for a user's own."""
     if not inspect.isclass(value):
         return value

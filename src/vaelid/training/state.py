@@ -62,6 +62,7 @@ class Training:
     kept_weights: dict[str, Tensor] = field(default_factory=dict)  # of the best epoch or the last, as the settings say
     kept_saved: bool = True  # whether model.safetensors is known to hold ``kept_weights``
     history: list[dict[str, Any]] = field(default_factory=list)
+    validated: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))  # −ELBO per image, last epoch's
 
     @property
     def batches(self) -> int:
@@ -125,7 +126,7 @@ class Training:
         self.folder.sync_metrics()
         self.save_kept()
         self.snapshots.save()
-        tensors = {"rng.cpu": torch.get_rng_state()}
+        tensors = {"rng.cpu": torch.get_rng_state(), "validated": self.validated}
         if self.weights.flat.is_cuda:
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.weights.flat.device)
         groups = {"model": self.model.state_dict(), "best": self.kept_weights, "optimizer": _optimizer_tensors(self.optimizer)}
@@ -155,6 +156,7 @@ class Training:
         self.folder.keep_metrics(self.state.epoch)
         self.history = self.folder.metrics()
         self.snapshots.load(self.state.epoch, say)
+        self.validated = checkpoint.tensors.get("validated", self.validated)  # not in checkpoints of earlier versions
         torch.set_rng_state(checkpoint.tensors["rng.cpu"])
         if "rng.cuda" in checkpoint.tensors and self.weights.flat.is_cuda:
             torch.cuda.set_rng_state(checkpoint.tensors["rng.cuda"], self.weights.flat.device)

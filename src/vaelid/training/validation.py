@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from vaelid.data import Split
 from vaelid.evaluation.latents import active_by_variance, posterior_mean
@@ -21,18 +22,29 @@ _NOISE_SEED = 0
 
 @dataclass(frozen=True)
 class Validation:
-    """Means over the validation images, in nats per image."""
+    """Means over the validation images, in nats per image; ``values`` holds each image's −ELBO, float64 ``(N,)`` on the CPU."""
 
     distortion: float
     rate: float
     rate_kind: str
     active_units: int | None  # latents with Var_x(E_q[z_d|x]) > 0.01; None where the posterior's mean is not known
     latent: int
+    values: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64), repr=False, compare=False)
 
     @property
     def neg_elbo(self) -> float:
         """−ELBO = distortion + rate at β = 1; what early stopping goes by."""
         return self.distortion + self.rate
+
+    def change_se(self, before: Tensor) -> float | None:
+        """Standard error of the mean change of −ELBO since ``before``, the ``values`` of another epoch, paired by image.
+
+        It measures how much of a change is the choice of validation images. None where there is nothing to pair: in the first
+        epoch, for a single image, and after a resume from a checkpoint of a version that did not keep the values.
+        """
+        if len(self.values) < 2 or len(before) != len(self.values):
+            return None
+        return float((self.values - before).std() / math.sqrt(len(self.values)))
 
 
 def validate(model: VAE, split: Split, samples: int, epoch: int, seed: int) -> Validation:
@@ -55,4 +67,7 @@ def validate(model: VAE, split: Split, samples: int, epoch: int, seed: int) -> V
     known = [m for m in means if m is not None]
     active = int(active_by_variance(torch.cat(known)).sum()) if known else None
     latent = known[0].shape[-1] if known else 0
-    return Validation(float(torch.cat(distortions).mean()), float(torch.cat(rates).mean()), terms.rate_kind, active, latent)
+    distortion, rate = torch.cat(distortions), torch.cat(rates)
+    return Validation(
+        float(distortion.mean()), float(rate.mean()), terms.rate_kind, active, latent, (distortion + rate).detach().cpu()
+    )

@@ -1,0 +1,85 @@
+"""Verbs that train many runs: ``study``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vaelid.cli import train_options as options
+from vaelid.cli.options import Device, Set
+
+if TYPE_CHECKING:
+    from vaelid.planning import Plan
+
+Grid = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SETTING=V,V…", help="Values to try, ';' between those with commas; repeatable: all combinations."),
+]
+Seeds = Annotated[int, typer.Option(metavar="N", help="Seeds of each combination, counted from --seed.")]
+Jobs = Annotated[int, typer.Option(metavar="N", help="Trainings at a time; the threads are divided among them.")]
+Evaluate = Annotated[bool, typer.Option("--evaluate/--no-evaluate", help="Chosen and reference members on the test split.")]
+Samples = Annotated[int, typer.Option(metavar="K", help="Samples of the importance-weighted bound on the test split.")]
+
+
+def study(
+    data: options.Data = None,
+    out: Annotated[Path, typer.Option(help="Folder of the study.")] = ...,  # type: ignore[assignment]
+    grid: Grid = None,
+    seeds: Seeds = 1,
+    jobs: Jobs = 1,
+    evaluate: Evaluate = True,
+    samples: Samples = 5000,
+    recipe: options.RecipeName = None,
+    prior: options.PartName = None,
+    likelihood: options.PartName = None,
+    posterior: options.PartName = None,
+    latent: options.Latent = None,
+    components: options.Components = None,
+    hidden: options.Hidden = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    lr: options.Rate = None,
+    optimizer: options.Optimizer = None,
+    schedule: options.Schedule = None,
+    beta: options.Beta = None,
+    patience: options.Patience = None,
+    seed: options.FirstSeed = None,
+    binarization: options.Binarization = None,
+    set_: Set = None,
+    device: Device = "auto",
+    init_from: options.InitFrom = None,
+    skip_bad: options.SkipBad = False,
+    overwrite: options.Overwrite = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the members and train nothing.")] = False,
+) -> None:
+    """Train a grid of settings with several seeds each, and say what their curves show. The same command again goes on."""
+    settings = options.settings_of(dict(locals()))
+    from vaelid.planning import Common, plan
+    from vaelid.progress import default_reporter
+    from vaelid.reporting.studies import study_tables
+    from vaelid.reporting.tables import show
+    from vaelid.studying import Conclusion, carry_out_study
+    from vaelid.sweeps.grid import parse_axes
+    from vaelid.sweeps.summary import Summary
+
+    planned = plan(out, Common(data, recipe, settings, device, init_from), parse_axes(grid or []), seeds, jobs)
+    if dry_run:
+        _list(planned)
+        return
+    with default_reporter() as reporter:
+        carry_out_study(out, planned, jobs, Conclusion(evaluate, samples, device), overwrite, reporter)
+    summary = Summary(out)
+    show(study_tables(summary))
+    print(f"study: {summary.folder.file}   figures: {summary.folder.figures}")
+    if any(member.status == "failed" for member in summary.ledger.members.values()):
+        raise typer.Exit(1)
+
+
+def _list(planned: Plan) -> None:
+    """Print every member with its own settings."""
+    from vaelid.reporting.tables import show, simple_table
+
+    rows = [(name, " ".join(f"{key}={value}" for key, value in m.settings.items())) for name, m in planned.members.items()]
+    show(simple_table(f"{len(rows)} members", ("member", "its own settings"), rows))

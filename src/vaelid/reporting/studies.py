@@ -1,0 +1,151 @@
+"""What a study says: tables for the terminal, and its curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from vaelid.errors import MachineError
+from vaelid.reporting import plots
+from vaelid.reporting.overlay import overlaid_curves
+from vaelid.reporting.tables import simple_table
+from vaelid.sweeps import words
+from vaelid.sweeps.curves import Facts
+from vaelid.sweeps.intervals import LEVEL
+from vaelid.sweeps.ledger import ENDS, Member
+from vaelid.sweeps.summary import Seen, Summary, kept_interval
+
+#: Names of the figures of a study; each is written as PNG and PDF.
+LINEAR, LOGARITHMIC = "validation_curves", "validation_curves_log"
+
+
+def study_tables(summary: Summary) -> RenderableType:
+    """Combinations with their intervals and words, members with their figures, the selection, and the looks at the test split."""
+    parts: list[RenderableType] = [combinations_table(summary), members_table(summary)]
+    if summary.ledger.test:
+        parts.append(_test_table(summary.ledger.test))
+    return Group(*parts, *map(Text, [*_selected(summary.ledger.selection), *_problems(summary)]))
+
+
+def combinations_table(summary: Summary) -> RenderableType:
+    """One row per combination: validation −ELBO over its seeds, and what the curves say."""
+    rows = []
+    for name, members in summary.combinations.items():
+        interval = kept_interval(members)
+        finished = sum(seen.member.status == "finished" for seen in members)
+        seeds = str(len(members)) if finished == len(members) else f"{finished} of {len(members)}"
+        value, half = ("", "") if interval is None else (f"{interval.mean:.3f}", _number(interval.half))
+        spread = "" if interval is None else _number(interval.sd)
+        rows.append((name, seeds, value, half, spread, words.together([seen.facts for seen in members])))
+    columns = ("combination", ">seeds", ">validation −ELBO", f">± t, {LEVEL:.0%}", ">sd of seeds", "what the curves say")
+    title = f"{summary.folder.path}: mean over the seeds that finished, nats per image, lower is better"
+    return simple_table(title, columns, rows)
+
+
+def members_table(summary: Summary) -> RenderableType:
+    """One row per member: status, best value, and how soon it reached it and the levels common to all."""
+    members = list(summary.members.values())
+    levels = next((seen.facts.levels for seen in members if seen.facts.levels), ())
+    columns = ["member", "status", ">epochs", ">best −ELBO", ">epoch", ">to within 1 nat of its best"]
+    columns += [f">to {reached.level:.2f}" for reached in levels]
+    rows = [_member_row(seen, len(levels)) for seen in members]
+    return simple_table("epochs (and seconds of training) to a value; a dash: never reached", columns, rows)
+
+
+def study_figures(summary: Summary) -> list[Path]:
+    """The curves of all members over each other, on a linear and on a logarithmic scale, as PNG and PDF.
+
+    Raises:
+        MachineError: if the disk refuses.
+    """
+    curves = {
+        name: [seen.curve.neg_elbo for seen in members if np.isfinite(seen.curve.neg_elbo).any()]
+        for name, members in summary.combinations.items()
+    }
+    curves = {name: found for name, found in curves.items() if found}
+    if not curves:
+        return []
+    figures = {LINEAR: overlaid_curves(curves), LOGARITHMIC: overlaid_curves(curves, logarithmic=True)}
+    try:
+        return [path for name, figure in figures.items() for path in plots.save_figure(figure, summary.folder.figures, name)]
+    except OSError as error:
+        raise MachineError(
+            f"Figures of {summary.folder.path} cannot be written: {error.strerror or error}.",
+            "The numbers are safe. Make room, or see that the folder can be written to, and run the same command again.",
+        ) from error
+
+
+def _member_row(seen: Seen, levels: int) -> list[str]:
+    facts = seen.facts
+    best, epoch = (f"{facts.best:.3f}", str(facts.best_epoch)) if facts.best is not None else ("", "")
+    reached = [_reached(facts, i) for i in range(levels)]
+    return [seen.member.name, seen.member.status, str(facts.epochs), best, epoch, _near(facts), *reached]
+
+
+def _near(facts: Facts) -> str:
+    near = facts.near_best
+    return "" if near is None or near.seconds is None else f"{near.epochs} ({near.seconds:.0f} s)"
+
+
+def _reached(facts: Facts, index: int) -> str:
+    if index >= len(facts.levels) or facts.levels[index].seconds is None:
+        return "–"
+    return f"{facts.levels[index].epochs} ({facts.levels[index].seconds:.0f} s)"
+
+
+def _test_table(looks: Sequence[Mapping[str, Any]]) -> RenderableType:
+    rows = []
+    for look in looks:
+        if "problem" in look:
+            rows.append((look["member"], look["role"], "", "", "", look["problem"]))
+            continue
+        bound, nll = look["neg_elbo"], look["nll"]
+        said = f"{nll['name']}; {nll['direction']}"
+        rows.append((look["member"], look["role"], f"{bound['value']:.3f}", f"{nll['value']:.3f}", _number(nll["se"]), said))
+    columns = ("member", "role", ">test −ELBO", ">test nll", ">± s.e.", "what nll is")
+    return simple_table("test split: every look that this study took, nats per image", columns, rows)
+
+
+def _selected(selection: Mapping[str, Any]) -> list[str]:
+    """What was chosen, by which rule, and how far it is from the next."""
+    if not selection:
+        return ["nothing is selected before all trainings have ended"]
+    lines = [f"left out of the selection: {name} ({why})" for name, why in selection.get("left_out", {}).items()]
+    if selection["chosen"] is None:
+        return [*lines, f"nothing is selected: {selection['reason']}"]
+    lines.append(f"chosen: {selection['chosen']} ({selection['rule']}); reference: {selection['reference']}")
+    if "difference" in selection.get("runner_up", {}):
+        lines.append(_margin(selection["runner_up"]))
+    return lines
+
+
+def _margin(runner_up: Mapping[str, Any]) -> str:
+    difference, other = runner_up["difference"], runner_up["combination"]
+    below = f"it is {-difference['mean']:.3f}"
+    if difference["half"] is None:
+        return f"{below} nats below {other} with the one seed that both have: nothing is known about other seeds"
+    told = "" if -difference["mean"] > difference["half"] else ": these seeds cannot tell the two apart"
+    return f"{below} ± {difference['half']:.3f} nats below {other}, paired over {difference['seeds']} seeds{told}"
+
+
+def _problems(summary: Summary) -> list[str]:
+    members = summary.ledger.members.values()
+    said = [f"{member.name} {member.status}: {_line(member)}" for member in members if member.message]
+    waiting = sum(member.status not in ENDS for member in members)
+    goes_on = [f"{waiting} of {len(members)} members are not done: the same study command goes on"] if waiting else []
+    return [*said, *goes_on]
+
+
+def _line(member: Member) -> str:
+    """The line of a message that says most: of a traceback the last, of our own the first."""
+    lines = member.message.splitlines()
+    return lines[-1 if lines[0].startswith("Traceback") else 0]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
