@@ -202,7 +202,7 @@ def test_every_likelihood_carries_its_certificate(tmp_path: Path) -> None:
         assert {"name", "direction", "samples", "value", "se", "monte_carlo_se"} <= set(found[name])
     nll = found["nll"]
     assert nll["effective_samples"] == {"mean": values["ess"].mean(), "median": np.median(values["ess"]), "of": SAMPLES}
-    assert nll["pareto_k"] == {"median": None, "share_above_0.7": None}, "20 samples have no tail to speak of"
+    assert set(nll["pareto_k"].values()) == {None}, "20 samples have no tail to speak of"
     assert (nll["last_doubling"]["from"], nll["last_doubling"]["to"]) == (10, 20)
     assert nll["last_doubling"]["gain"] == pytest.approx(values["gain"].mean())
     assert nll["monte_carlo_se"] == pytest.approx(math.sqrt(values["variance"].sum()) / 30)

@@ -139,6 +139,10 @@ def test_one_image_and_rounding_are_not_judged() -> None:
     assert below_floor(floor_of({"nll": np.array([-3.0])}, np.zeros(1))) == []
     assert below_floor(floor_of({"nll": np.array([-1e-5, -1e-5])}, np.zeros(2))) == []
     assert len(below_floor(floor_of({"nll": np.array([-3.0, -3.0])}, np.zeros(2)))) == 1
+    # Five standard errors: of two images that happens to one in sixteen by luck (Student's t with one degree of freedom).
+    assert below_floor(floor_of({"nll": np.array([-4.0, -6.0])}, np.zeros(2))) == []
+    many = np.tile([-0.5, 0.4], 5000)  # mean −0.05, eleven standard errors
+    assert len(below_floor(floor_of({"nll": many}, np.zeros(10_000)))) == 1
 
 
 def test_an_impossible_mean_is_an_error_and_no_record(tmp_path: Path, run: Program, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,19 @@ def test_standard_normal_has_the_closed_form() -> None:
     assert torch.allclose(kl.sum(1), kl_divergence(q, prior), rtol=0, atol=1e-10)
 
 
+def test_components_ten_times_narrower_than_the_posterior_are_resolved() -> None:
+    """Against the trapezoidal rule with a step of 1/2500 of the posterior's width."""
+    prior = GaussianMixture(
+        torch.zeros(3).double(), torch.tensor([[-1.5], [0.2], [2.0]]).double(), torch.full((3, 1), 0.1).double()
+    )
+    for center in torch.linspace(-2, 2, 9).tolist():
+        q = diagonal_normal(torch.tensor([[center]]).double(), torch.ones(1, 1).double())
+        z = torch.linspace(center - 9, center + 9, 45_001).double()[:, None]
+        log_q = q.base_dist.log_prob(z)[:, 0]
+        exact = torch.trapezoid(log_q.exp() * (log_q - prior.log_prob(z)), z[:, 0])
+        assert float(known(kl_of_dimensions(q, prior))) == pytest.approx(float(exact), abs=0.01)
+
+
 @pytest.mark.parametrize("kind", [GaussianMixture, FactorizedGaussianMixture])
 def test_mixtures_agree_with_monte_carlo(kind: type[GaussianMixture] | type[FactorizedGaussianMixture]) -> None:
     q, prior = posterior(), mixture(kind)

@@ -23,7 +23,11 @@ _MASK = (1 << 64) - 1
 
 
 def key(purpose: str, *words: int | Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """Fold a purpose and integers into keys; tensors broadcast against each other. Words that differ give keys that differ.
+    """Fold a purpose and integers into keys; tensors broadcast against each other.
+
+    Words that differ in one place only give keys that differ (mixing is one to one); others collide by chance, 2^−64 a pair. But
+    a key *is* a word of the stream of the key before: ``key(p, a, b)`` is word b of the numbers that :func:`uniform` and
+    :func:`normal` read from ``key(p, a)``. Draw from a key or fold it further, never both.
 
     >>> key("example", 0, torch.arange(3)).shape
     torch.Size([3])

@@ -29,6 +29,7 @@ _HYPOTHESIS = "E_p[h q/(p+q)] = E_q[h p/(p+q)]"
 #: Each side must count for so many full draws, or the identity has not been tested.
 _ENOUGH = 50.0
 _MOST_NUMBERS = 8_000_000
+_MOST_DROPPED = 1 / 3  # standard errors
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Meeting:
     y: Tensor  # (n, D) draws of q
     ratio_x: Tensor  # (n,) log p − log q at draws of p
     ratio_y: Tensor  # (n,) log p − log q at draws of q
+    dropped: float = 0.0  # share of the draws of p that had no finite place or density on the real line
 
     @property
     def weight_x(self) -> Tensor:
@@ -50,6 +52,11 @@ class Meeting:
     def weight_y(self) -> Tensor:
         """p/(p+q) at draws of q."""
         return torch.sigmoid(self.ratio_y)
+
+    @property
+    def lopsided(self) -> bool:
+        """Whether so many draws of p were dropped, and none of q, that the identity is off by a third of its standard error."""
+        return self.dropped * math.sqrt(len(self.x)) > _MOST_DROPPED
 
     @property
     def overlap(self) -> float:
@@ -90,7 +97,7 @@ def _meet(evidence: Evidence, condition: int) -> Meeting:
     x, log_p_x = flat[few:], log_p[few:]
     y = q.sample(max(len(x), min(4 * len(x), _MOST_NUMBERS // 4 // evidence.dims)))  # draws of q cost nothing but their density
     log_p_y = _density_of(face, domain, y, draws.shape)
-    return Meeting(q, x, y, log_p_x - q.log_prob(x), log_p_y - q.log_prob(y))
+    return Meeting(q, x, y, log_p_x - q.log_prob(x), log_p_y - q.log_prob(y), 1 - len(flat) / len(draws))
 
 
 def exchange(evidence: Evidence) -> list[Finding]:
@@ -110,8 +117,18 @@ def _judge(evidence: Evidence, meeting: Meeting, condition: int) -> Finding:
     if meeting.counted < _ENOUGH:
         verdict = "undecided"
         words = f"No fitted proposal overlaps with the density (overlap {meeting.overlap:.1g}): the identity could not be tested"
-    detail = {"overlap": meeting.overlap}
+    elif meeting.lopsided:
+        verdict, words = "undecided", unplaced(meeting)
+    detail = {"overlap": meeting.overlap, "dropped": meeting.dropped}
     return Finding("exchange", evidence.name, _HYPOTHESIS, verdict, words, where, tested.statistic, tested.p_value, detail=detail)
+
+
+def unplaced(meeting: Meeting) -> str:
+    """Why a meeting that lost draws on one side tells nothing."""
+    return (
+        f"{meeting.dropped:.2%} of the draws have no finite density or no finite place on the real line (rounded onto the edge "
+        "of the support, say): the identity would miss them on one side only"
+    )
 
 
 def _named(tested: Screen) -> int:

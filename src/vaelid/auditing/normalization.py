@@ -21,7 +21,7 @@ from torch.distributions.transforms import IndependentTransform, Transform
 
 from vaelid.auditing.adapter import Evidence
 from vaelid.auditing.domain import Domain
-from vaelid.auditing.exchange import Meeting, meet
+from vaelid.auditing.exchange import Meeting, meet, unplaced
 from vaelid.auditing.findings import Finding, exact
 from vaelid.auditing.statistics import HEAVY, compare, effective_size, pareto_shape, screen
 
@@ -103,6 +103,8 @@ def _sampled(evidence: Evidence, condition: int) -> Finding:
     shape, effective = pareto_shape(meeting.ratio_y), effective_size(meeting.ratio_y)
     log_total, error = acceptance_ratio(meeting)
     detail = {"log_total": log_total, "standard_error": error, "k_hat": shape, "effective": effective, "overlap": meeting.overlap}
+    if meeting.lopsided:
+        return Finding(_TEST, evidence.name, "∫ p = 1", "undecided", unplaced(meeting), "log_prob", detail=detail)
     if meeting.counted < _ENOUGH:
         words = (
             f"No proposal overlaps with the density (overlap {meeting.overlap:.1g}, k̂ {shape:.2f}): whether it "

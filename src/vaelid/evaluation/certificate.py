@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: Above this shape the estimate cannot be trusted at any practical number of samples (Vehtari et al. 2024, section 3).
+#: Above this shape the estimate cannot be trusted at any practical number of samples (Vehtari et al. 2024, section 3); with few
+#: samples the threshold is lower, see :func:`shape_threshold`.
 WORST_SHAPE = 0.7
 #: A last doubling that brought more nats than this says: with more samples the bound would be visibly higher.
 RISING = 0.01
@@ -154,6 +155,15 @@ def tail_of(samples: int) -> int:
     return tail if tail >= _FEWEST_TAIL else 0
 
 
+def shape_threshold(samples: int) -> float:
+    """The largest k̂ at which K = ``samples`` weights can be trusted, min(1 − 1/log10 K, 0.7) (Vehtari et al. 2024, eq. 13).
+
+    >>> [round(shape_threshold(K), 2) for K in (50, 100, 1000, 5000)]
+    [0.41, 0.5, 0.67, 0.7]
+    """
+    return min(1 - 1 / math.log10(samples), WORST_SHAPE) if samples > 1 else -math.inf
+
+
 def _shape(largest: Tensor) -> Tensor:
     """k̂ of each image from its largest weights in falling order, ``(M + 1, B) -> (B,)``; the last is the threshold."""
     # Scale by the largest weight: the shape does not depend on it, and exp cannot overflow.
@@ -168,13 +178,15 @@ def _log_add(total: Tensor | None, more: Tensor) -> Tensor:
 
 def certificate(values: dict[str, np.ndarray], samples: int) -> dict[str, Any]:
     """The diagnostics over images, for ``results.json``: nothing here changes the bound, all of it says how good it is."""
-    images = len(values["ess"])
+    images, threshold = len(values["ess"]), shape_threshold(samples)
     gain, known = values["gain"], np.isfinite(values["pareto_k"])
     return {
         "effective_samples": {"mean": float(values["ess"].mean()), "median": float(np.median(values["ess"])), "of": samples},
         "pareto_k": {
             "median": float(np.median(values["pareto_k"][known])) if known.any() else None,
             "share_above_0.7": float((values["pareto_k"][known] > WORST_SHAPE).mean()) if known.any() else None,
+            "threshold": threshold if known.any() else None,
+            "share_above_threshold": float((values["pareto_k"][known] > threshold).mean()) if known.any() else None,
         },
         "last_doubling": {
             "from": samples // 2,

@@ -1,6 +1,9 @@
 """What the latents carry: the KL of each dimension, and how many are active.
 
-    KL_d = mean over images of KL(q(z_d|x) ‖ p(z_d))        p(z_d): the prior's marginal; Gauss–Hermite quadrature, so no noise
+    KL_d = mean over images of KL(q(z_d|x) ‖ p(z_d))        p(z_d): the prior's marginal; quadrature, so no noise
+
+E_q[log p(z_d)] by the trapezoidal rule on ±8 standard deviations of q, whose error falls faster than any power of the step for
+smooth integrands: the step of 1/16 resolves prior components down to a tenth of q's width (to 0.01 nats of 13).
 
 The KL_d sum to the rate only if the prior factorizes over dimensions. Otherwise the rate is Σ_d KL_d − E_q[log p(z)/Π_d p(z_d)]:
 smaller where the prior knows how the dimensions hang together, larger where it believes in ties that q does not have.
@@ -8,9 +11,6 @@ smaller where the prior knows how the dimensions hang together, larger where it 
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
@@ -19,7 +19,8 @@ from vaelid.distributions import marginal_log_prob
 
 #: A latent is active above this variance of its posterior mean over images (Burda et al. 2016, section 5), or this KL in nats.
 ACTIVE = 0.01
-_NODES = 64
+_NODES = 257
+_REACH = 8.0  # standard deviations; beyond them lies 1e-15 of the mass
 
 
 @torch.no_grad()
@@ -32,9 +33,10 @@ def kl_of_dimensions(q: Distribution, prior: Distribution) -> Tensor | None:
     if log_marginal is None or not (isinstance(q, Independent) and isinstance(q.base_dist, Normal)):
         return None
     mean, scale = q.base_dist.loc, q.base_dist.scale
-    nodes, weights = (mean.new_tensor(a) for a in np.polynomial.hermite_e.hermegauss(_NODES))
+    nodes = torch.linspace(-_REACH, _REACH, _NODES, dtype=mean.dtype, device=mean.device)
+    weights = torch.softmax(-0.5 * nodes.square(), dim=0)
     z = mean + scale * nodes[:, None, None]  # (nodes, B, L)
-    cross = torch.einsum("n,nbl->bl", weights / math.sqrt(2 * math.pi), log_marginal(z))
+    cross = torch.einsum("n,nbl->bl", weights, log_marginal(z))
     return -q.base_dist.entropy() - cross
 
 

@@ -170,7 +170,10 @@ def _certificate(nll: Results) -> list[str]:
     ess, tail, last = nll["effective_samples"], nll["pareto_k"], nll["last_doubling"]
     said = f"nll: {ess['mean']:.0f} effective samples of {ess['of']} per image (median {ess['median']:.0f})"
     if tail["share_above_0.7"] is not None:
-        said += f"; Pareto k̂ > 0.7, too heavy a tail, for {tail['share_above_0.7']:.1%} of images (median {tail['median']:.2f})"
+        # Results of earlier versions know one threshold only.
+        limit, share = tail.get("threshold", 0.7), tail.get("share_above_threshold", tail["share_above_0.7"])
+        said += f"; Pareto k̂ > {limit:.2g}, too heavy a tail, for {share:.1%} of images"
+        said += f" (median {tail['median']:.2f})"
     lines = [f"{said}; Monte Carlo error {_error(nll['monte_carlo_se']) or 'not known'}, apart from the ± over images"]
     if last["gain"] is not None:
         verdict = "is still rising, more samples give a visibly tighter bound" if last["still_rising"] else "has settled"
