@@ -165,13 +165,14 @@ def test_the_entropy_of_a_constant_density(off: float, verdict: str) -> None:
     assert found.verdict == verdict
 
 
-@pytest.mark.parametrize("rate", [0.002, 1e-7])
-def test_a_rare_event_is_no_failure(rate: float) -> None:
-    """It comes in 26 draws of 13 000, or never: then its formulas are open, and nothing else fails."""
-    found = audit(Independent(Bernoulli(torch.full((2,), rate)), 1), quick=True)
-    assert found.verdict == ("pass" if rate > 1e-3 else "undecided"), str(found)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("rate", [5e-4, 1e-7])
+def test_a_rare_event_is_no_failure(rate: float, seed: int) -> None:
+    """It comes in 6 draws of 13 000, and hardly in the first 64; or never: then its formulas are open, and nothing else fails."""
+    found = audit(Independent(Bernoulli(torch.full((2,), rate)), 1), quick=True, seed=seed)
+    assert found.verdict == ("pass" if rate > 1e-5 else "undecided"), str(found)
     [seeds] = [f for f in found.findings if "seed" in f.hypothesis]
-    assert seeds.verdict == ("pass" if rate > 1e-3 else "skipped")
+    assert seeds.verdict == ("pass" if rate > 1e-5 else "skipped")
     [total] = [f for f in found.findings if f.test == "normalization"]
     assert (total.verdict, "4 values" in total.meaning) == ("pass", True)
 
