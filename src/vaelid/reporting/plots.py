@@ -95,7 +95,9 @@ def interpolation_strip(images: Array, heading: str = "") -> Figure:
 def validation_curve(
     epochs: Array, neg_elbo: Array, best_epoch: int, std_errors: MaybeArray = None, training: MaybeArray = None, heading: str = ""
 ) -> Figure:
-    """−ELBO per epoch ``(E,)`` in nats per image, the best epoch marked, with ±1 s.e. and the training loss where given.
+    """−ELBO per epoch ``(E,)`` in nats per image, the best epoch marked, with ±1 s.e., and the training loss where given.
+
+    That loss is the objective's, with β as it was: during a KL warm-up it is no −ELBO.
 
     The first epochs' huge values would flatten all that follows, so the axis is zoomed and a small inset shows the whole.
     """
@@ -103,7 +105,7 @@ def validation_curve(
     name = "validation" if std_errors is None else "validation ± 1 s.e."
     curves: Curves = {name: (_row("neg_elbo", neg_elbo, len(epochs), holes=True), charts.BLUE, 1.8)}
     if training is not None:
-        curves["training"] = (_row("training", training, len(epochs), holes=True), charts.QUIET, 0.9)
+        curves["training loss"] = (_row("training", training, len(epochs), holes=True), charts.QUIET, 0.9)
     at_best, validation = epochs == best_epoch, curves[name][0]
     if at_best.sum() != 1 or not np.isfinite(validation[at_best]):
         raise ValueError(f"best_epoch must be one of the epochs, with a finite −ELBO; got {best_epoch}")
