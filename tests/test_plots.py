@@ -152,7 +152,7 @@ def test_labels_at_one_place_are_moved_apart() -> None:
 def test_kl_is_sorted_and_counts_active_dimensions() -> None:
     figure = plots.kl_per_dimension(np.array([0.005, 2.0, 0.5]), threshold=0.01)
     assert [bar.get_height() for bar in figure.axes[0].containers[0]] == [2.0, 0.5, 0.005]
-    assert "2 of 3 dimensions active, 2.5 nats in total" in texts(figure)
+    assert "2 of 3 dimensions active, Σ KL_d = 2.5 nats" in texts(figure)
 
 
 def test_histogram_counts_every_image() -> None:

@@ -214,6 +214,19 @@ def test_limit_takes_the_first_images(tmp_path: Path) -> None:
     np.testing.assert_allclose(run.folder.read_arrays(run.folder.results / "test.npz")["nll"], whole["nll"][:7], atol=1e-3)
 
 
+def test_a_quick_look_costs_no_better_result(tmp_path: Path) -> None:
+    run = evaluated(tmp_path)
+    before, per_image = run.results["test"], run.folder.read_arrays(run.folder.results / "test.npz")
+    run.evaluate(samples=before["nll"]["samples"] - 1, elbo_samples=2)
+    assert run.results["test"]["nll"]["samples"] == before["nll"]["samples"] - 1
+    place = run.folder.results / f"test-{before['images']}-images-K{before['nll']['samples']}"
+    assert json.loads(place.with_suffix(".json").read_text())["nll"] == before["nll"]
+    np.testing.assert_array_equal(run.folder.read_arrays(place.with_suffix(".npz"))["nll"], per_image["nll"])
+    files = sorted(run.folder.results.iterdir())
+    run.evaluate(samples=before["nll"]["samples"], elbo_samples=2)
+    assert sorted(run.folder.results.iterdir()) == files, "the poorer result is not worth keeping"
+
+
 def test_new_images_are_ranked_by_their_own_numbers(tmp_path: Path) -> None:
     run = evaluated(tmp_path)
     test = run.split("test")

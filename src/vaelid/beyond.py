@@ -74,6 +74,7 @@ class _Work:
         return kept(self.subject, file, {**about, "columns": _COLUMNS}, whole)
 
     def of_split(self, kind: str, about: Mapping[str, Any], work: Callable[[Arrays, Save], Arrays]) -> Arrays:
+        """The same for the images of the split, by whose fingerprint they are known again."""
         return self.values(self.split.name, kind, {**about, "fingerprint": self.split.fingerprint}, work)
 
     def write(self, kind: str, found: Mapping[str, Any]) -> None:

@@ -37,6 +37,7 @@ from vaelid.vae import VAE
 #: Entries of a split in results.json beside its bounds.
 BEYOND = ("ais", "gaps", "aggregate")
 _SHOWN = 16  # images drawn from the model for the figures
+_INPUT = "input"  # the split of new images: each call's are others, so nothing is replaced
 _GUARDED = 16  # images that the guards look at
 _COLUMNS = 2  # raised when per-image values get other names or meanings: what was saved under the old ones is left out
 _FORCE = "Repair the model (`vaelid audit` says more), or add --force (force=True): the failure then stands beside the numbers."
@@ -84,6 +85,7 @@ def judge(subject: Subject, split: Split, plan: Plan, reporter: Reporter, force:
         "failed": failed,
         **provenance(subject.model, split, split.images.name, subject.weights),
     }
+    _put_aside(subject, split, results, reporter)
     _write(subject, split, values, results)
 
 
@@ -157,6 +159,21 @@ def _still_true(earlier: Mapping[str, Any], results: Mapping[str, Any]) -> dict[
         return entry["environment"]["weights"], {**entry["data"], "fingerprint": ""}  # on the first images of a split, maybe
 
     return {kind: earlier[kind] for kind in BEYOND if kind in earlier and about(earlier[kind]) == about(results)}
+
+
+def _put_aside(subject: Subject, split: Split, results: Mapping[str, Any], reporter: Reporter) -> None:
+    """Keep the entry that is about to be replaced, where it rests on more images or samples: a quick look must not cost hours."""
+    folder, name = subject.folder, split.name
+    before = folder.read_json(folder.results_file).get(name)
+    if before is None or name == _INPUT or before["environment"]["weights"] != subject.weights:
+        return
+    count, samples = before["images"], before["nll"]["samples"]
+    if count <= results["images"] and samples <= results["nll"]["samples"]:
+        return
+    place = folder.results / f"{name}-{count}-images-K{samples}"
+    folder.write_arrays(place.with_suffix(".npz"), folder.read_arrays(folder.results / f"{name}.npz"))
+    folder.write_json(place.with_suffix(".json"), before)
+    reporter.say(f"the earlier result of {count:,} {name} images with K = {samples:,} is kept as {place}.json and .npz")
 
 
 def _write(subject: Subject, split: Split, values: Arrays, results: dict[str, Any]) -> None:

@@ -199,7 +199,7 @@ def kl_per_dimension(kl: Array, threshold: float = 0.01, heading: str = "") -> F
         va="center",
         color=charts.ORANGE,
     )
-    said = f"{(kl > threshold).sum()} of {len(kl)} dimensions active, {kl.sum():.1f} nats in total"
+    said = f"{(kl > threshold).sum()} of {len(kl)} dimensions active, Σ KL_d = {kl.sum():.1f} nats"
     charts.say(axes, said, (1.0, 1.0), path_effects=_OUTLINE, ha="right", va="top", color=charts.BLUE)
     return figure
 
