@@ -15,6 +15,7 @@ from vaelid.data import DataSettings
 from vaelid.errors import PartError, SettingError
 from vaelid.parts import KINDS, part_options
 from vaelid.recipe import SECTIONS, SHORTCUTS, Part, Recipe, expand, from_dict, from_toml, read_about, read_recipe, recipe_names
+from vaelid.settings import CommandText
 from vaelid.usercode import sha256
 
 IWAE_TABLE_1 = Path(__file__).parent.parent / "studies" / "iwae_table1"
@@ -135,11 +136,27 @@ def test_wrong_parts_are_refused_when_resolved(part: Part, message: str) -> None
         replace(PLAIN, prior=part).resolve(Path())
 
 
+def test_what_is_not_set_is_written_as_a_comment() -> None:
+    recipe = PLAIN.override({"data.size": 28}).resolve(Path())
+    unset = {name for name, value in vars(recipe.data).items() if value is None}
+    assert "train_limit" in unset
+    text = recipe.to_toml(unset=True)
+    assert all(f"\n# {name} = (not set): " in text for name in unset)
+    assert "# train_limit = (not set): all images of the split\n" in text
+    assert "# size" not in text
+    assert from_toml(text) == from_toml(recipe.to_toml())
+    mine = replace(PLAIN, prior=Part("standard-normal", {"share": None, "two words": None}))
+    assert '# share = (not set)\n# "two words" = (not set)\n' in mine.to_toml(unset=True)
+    assert "(not set)" not in recipe.to_toml()
+
+
 # Changes ------------------------------------------------------------------------------------------------------------------
 
 
 def test_overrides_change_one_setting_each() -> None:
-    changed = PLAIN.override({"training.epochs": "7", "model.latent": 3, "encoder.hidden": "5,6", "data.threshold": 1})
+    changed = PLAIN.override(
+        {"training.epochs": CommandText("7"), "model.latent": 3, "encoder.hidden": CommandText("5,6"), "data.threshold": 1}
+    )
     assert (changed.training.epochs, changed.model.latent, changed.data.threshold) == (7, 3, 1.0)
     assert changed.resolve(Path()).encoder.options["hidden"] == (5, 6)
     assert changed.prior == PLAIN.prior
@@ -153,7 +170,7 @@ def test_overrides_change_one_setting_each() -> None:
         ("train.epochs", 3, r"no setting named 'train.epochs'.\nDid you mean 'training.epochs'"),
         ("training", 3, r"no setting named 'training'"),
         ("code.x", "a", r"no setting named 'code.x'"),
-        ("training.epochs", "0", r"training.epochs must be ≥ 1; it is 0"),
+        ("training.epochs", CommandText("0"), r"training.epochs must be ≥ 1; it is 0"),
         ("prior.name", "mixtur", r"no prior named 'mixtur'.\nDid you mean 'mixture'"),
         ("prior.name", "auto", r"no prior named 'auto'"),
     ],
@@ -182,7 +199,13 @@ def test_options_given_with_a_name_belong_to_the_new_part() -> None:
 
 @pytest.mark.parametrize(
     ("hidden", "mirrored"),
-    [("512,256", "256,512"), ("[512, 256]", " 256,512"), ("512", "512"), ((512, 256), (256, 512)), ([3], (3,)), (512, 512)],
+    [
+        *[
+            (CommandText(one), CommandText(other))
+            for one, other in (("512,256", "256,512"), ("[512, 256]", " 256,512"), ("5", "5"))
+        ],
+        *[((512, 256), (256, 512)), ([3], (3,)), (512, 512)],
+    ],
 )
 def test_hidden_widths_serve_the_decoder_in_reverse(hidden: Any, mirrored: Any) -> None:
     assert expand({"hidden": hidden}) == {"encoder.hidden": hidden, "decoder.hidden": mirrored}
@@ -293,4 +316,4 @@ def test_options_of_users_parts_are_checked(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"needs prior.size.\nGive it with --set prior.size=VALUE"):
         recipe.resolve(folder)
     with pytest.raises(SettingError, match=r"prior.some cannot be None in a recipe, since its default is 5"):
-        recipe.override({"prior.size": 1, "prior.some": ""}).resolve(folder)
+        recipe.override({"prior.size": 1, "prior.some": CommandText("")}).resolve(folder)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from vaelid.errors import SettingError
-from vaelid.settings import Count, Fraction, NonNegative, Option, Positive, Range, check, convert, options_of
+from vaelid.settings import CommandText, Count, Fraction, NonNegative, Option, Positive, Range, Unset, check, convert, options_of
 
 
 class Part:
@@ -103,26 +103,26 @@ def test_unreadable_hints_are_reported() -> None:
     [
         ("count", 3, 3),
         ("count", 3.0, 3),
-        ("count", "3", 3),
+        ("count", CommandText("3"), 3),
         ("size", 2, 2.0),
-        ("size", "1e-3", 1e-3),
-        ("word", "b", "b"),
-        ("text", "3", "3"),
-        ("flag", "true", True),
-        ("widths", "512,256", (512, 256)),
-        ("widths", "[512, 256]", (512, 256)),
-        ("widths", "512", (512,)),
+        ("size", CommandText("1e-3"), 1e-3),
+        ("word", CommandText("b"), "b"),
+        ("text", CommandText("3"), "3"),
+        ("flag", CommandText("true"), True),
+        ("widths", CommandText("512,256"), (512, 256)),
+        ("widths", CommandText("[512, 256]"), (512, 256)),
+        ("widths", CommandText("512"), (512,)),
         ("widths", 512, (512,)),
         ("widths", [1, 2.0], (1, 2)),
         ("widths", [], ()),
-        ("maybe", "", None),
+        ("maybe", CommandText(""), None),
         ("maybe", None, None),
-        ("maybe", "3", 3),
-        ("name", "3", "3"),
-        ("name", "", None),
-        ("anything", "3", 3),
-        ("anything", "word", "word"),
-        ("old", "4", 4),
+        ("maybe", CommandText("3"), 3),
+        ("name", CommandText("3"), "3"),
+        ("name", CommandText(""), None),
+        ("anything", CommandText("3"), 3),
+        ("anything", CommandText("word"), "word"),
+        ("old", CommandText("4"), 4),
         ("numbers", [1, 2], [1, 2]),
     ],
 )
@@ -138,20 +138,24 @@ def test_values_become_what_the_hint_says(name: str, value: object, expected: ob
         ("count", 0, "part.count must be ≥ 1; it is 0"),
         ("count", 1.5, "part.count must be int ≥ 1; it is 1.5"),
         ("count", True, "part.count must be int ≥ 1; it is True"),
-        ("count", "many", "part.count must be int ≥ 1; it is 'many'"),
+        ("count", CommandText("many"), "part.count must be int ≥ 1; it is 'many'"),
         ("count", None, "part.count must be int ≥ 1; it is None"),
         ("size", 0, "part.size must be > 0; it is 0"),
         ("size", math.nan, "part.size must be a finite number, > 0; it is nan"),
         ("size", math.inf, "part.size must be a finite number, > 0; it is inf"),
         ("size", 10**400, "part.size must be at most 2"),
-        ("count", str(2**63), r"part.count must be at most 2\^63 − 1, a whole number of 64 bits; it is 9223372036854775808\."),
+        (
+            "count",
+            CommandText(2**63),
+            r"part.count must be at most 2\^63 − 1, a whole number of 64 bits; it is 9223372036854775808\.",
+        ),
         ("widths", [8, 10**400], "part.widths must be at most 2"),
         ("share", 1.0, "part.share must be ≥ 0 and < 1; it is 1.0"),
         ("word", "c", "part.word must be a | b; it is 'c'"),
         ("text", 3, "part.text must be str; it is 3"),
         ("flag", 1, "part.flag must be bool; it is 1"),
-        ("widths", "512,0", r"part.widths must be list of int, each ≥ 1; it is \[512, 0\]"),
-        ("widths", "a,b", "part.widths must be list of int, each ≥ 1; it is"),
+        ("widths", CommandText("512,0"), r"part.widths must be list of int, each ≥ 1; it is \[512, 0\]"),
+        ("widths", CommandText("a,b"), "part.widths must be list of int, each ≥ 1; it is"),
         ("maybe", 0, "part.maybe must be ≥ 1; it is 0"),
     ],
 )
@@ -160,12 +164,19 @@ def test_values_that_do_not_fit_are_refused(name: str, value: object, message: s
         convert(f"part.{name}", OPTIONS[name], value)
 
 
+@pytest.mark.parametrize("name", ["count", "size", "flag", "widths", "maybe", "old"])
+def test_a_string_that_nobody_typed_is_no_number(name: str) -> None:
+    with pytest.raises(SettingError, match=rf"part.{name} must be .*; it is '3'\.\nGive it without quotes\."):
+        convert(f"part.{name}", OPTIONS[name], "3")
+    assert convert("part.anything", OPTIONS["anything"], "3") == "3"
+
+
 def test_unknown_names_get_the_nearest_known_one() -> None:
     with pytest.raises(SettingError, match=r"no setting of prior named 'cont'\.\nDid you mean 'count'\? Known: anything, count"):
         check("prior", OPTIONS, {"size": 1, "cont": 3})
     with pytest.raises(SettingError, match=r"named 'zzzzzzzz'\.\nKnown: none"):
         check("prior", {}, {"zzzzzzzz": 3})
-    assert check("prior", OPTIONS, {"size": 1, "count": "2"}) == {"size": 1.0, "count": 2}
+    assert check("prior", OPTIONS, {"size": 1, "count": CommandText("2")}) == {"size": 1.0, "count": 2}
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
@@ -180,5 +191,13 @@ def test_other_notes_and_hints_are_left_alone() -> None:
         pass
 
     options = options_of(function)
+    assert (options["x"].unset, options["y"].unset) == ("", "")
     assert options["x"] == Option("x", int, None, 1)
     assert convert("y", options["y"], abs) is abs
+
+
+def test_what_an_unset_option_means_is_read_beside_its_range() -> None:
+    def function(limit: Annotated[Count | None, Unset("all of them")] = None) -> None:
+        pass
+
+    assert options_of(function)["limit"] == Option("limit", int | None, Range(1), None, "all of them")

@@ -17,6 +17,7 @@ from vaelid.planning import Common, plan
 from vaelid.pool import Ending, Pool
 from vaelid.progress import Silent
 from vaelid.recipe import from_toml
+from vaelid.settings import CommandText
 from vaelid.studying import Conclusion, Study, carry_out_study
 from vaelid.sweeps.grid import combinations, parse_axes
 from vaelid.sweeps.ledger import Ledger, Member
@@ -108,7 +109,9 @@ def test_the_seed_is_no_axis(name: str) -> None:
 
 
 def test_members_are_named_by_their_checked_values(tmp_path: Path) -> None:
-    planned = plan(tmp_path, common(seed=5), {"optimizer.lr": ["1e-3"], "prior": ["mixture", "standard-normal"]}, 2, 1)
+    planned = plan(
+        tmp_path, common(seed=5), {"optimizer.lr": [CommandText("1e-3")], "prior": ["mixture", "standard-normal"]}, 2, 1
+    )
     names = [f"lr=0.001,prior={prior},seed={seed}" for prior in ("mixture", "standard-normal") for seed in (5, 6)]
     assert list(planned.members) == names
     recipes = [from_toml(order.recipe) for order in planned.orders.values()]
@@ -119,7 +122,7 @@ def test_members_are_named_by_their_checked_values(tmp_path: Path) -> None:
 
 def test_what_cannot_be_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     for wrong, said in (
-        (({"lr": [1e-3, "0.001"]}, 1, 1), "holds lr=0.001 twice"),
+        (({"lr": [1e-3, 0.001]}, 1, 1), "holds lr=0.001 twice"),
         (({"lr": [1e-3, -1]}, 1, 1), "lr"),
         (({"lr": []}, 1, 1), "needs a list of values"),
         (({}, 0, 1), "seeds must be at least 1"),

@@ -21,7 +21,7 @@ from vaelid.data import DataSettings
 from vaelid.errors import PartError, SettingError
 from vaelid.optimizers import SCHEDULES
 from vaelid.parts import KINDS, find, part_options
-from vaelid.settings import Count, Fraction, NonNegative, NonNegativeInt, check, options_of, unknown
+from vaelid.settings import CommandText, Count, Fraction, NonNegative, NonNegativeInt, check, options_of, unknown
 from vaelid.usercode import is_code, sha256, split_name
 
 
@@ -179,11 +179,12 @@ class Recipe:
             sections[name] = {key: item for key, item in plain.items() if item is not None}
         return sections
 
-    def to_toml(self) -> str:
-        """The recipe as a TOML file."""
+    def to_toml(self, unset: bool = False) -> str:
+        """The recipe as a TOML file; with ``unset`` each setting that is not set stands there too, as a comment."""
         blocks = []
         for section, settings in self.to_dict().items():
             lines = [f"{_toml_key(key)} = {_toml_value(value)}" for key, value in settings.items()]
+            lines += _comments(getattr(self, section)) if unset else []
             if lines:
                 blocks.append("\n".join([f"[{section}]", *lines]))
         return "\n\n".join(blocks) + "\n"
@@ -329,13 +330,27 @@ def _keys(section: str, value: Any) -> list[str]:
     return [f.name for f in fields(value)] if is_dataclass(value) else []
 
 
+def _comments(section: Any) -> list[str]:
+    """A comment for each setting that is None, for which TOML has no word: what happens without it, where that is known."""
+    part = isinstance(section, Part)
+    options = {} if part or not is_dataclass(section) else options_of(type(section))  # type: ignore[arg-type]
+    meanings = {name: option.unset for name, option in options.items() if option.unset}
+    values = section.options if part else _plain(section)
+    return [
+        f"# {_toml_key(name)} = (not set){f': {meanings[name]}' if name in meanings else ''}"
+        for name, value in values.items()
+        if value is None
+    ]
+
+
 def _plain(value: Any) -> dict[str, Any]:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else dict(value)
 
 
 def _mirrored(hidden: Any) -> Any:
-    if isinstance(hidden, str):
-        return ",".join(reversed(hidden.strip().removeprefix("[").removesuffix("]").split(",")))
+    if isinstance(hidden, CommandText):
+        widths = hidden.strip().removeprefix("[").removesuffix("]").split(",")
+        return CommandText(",".join(reversed(widths)))
     return tuple(reversed(hidden)) if isinstance(hidden, list | tuple) else hidden
 
 

@@ -21,6 +21,22 @@ from vaelid.errors import SettingError
 LARGEST_INT = 2**63 - 1
 
 
+class CommandText(str):
+    """Text typed at a command line, where everything is text: it is read as the type that the option has.
+
+    A string from Python or a TOML file is a string, and fits no other type.
+    """
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Unset:
+    """What happens where an optional setting is not set, in words."""
+
+    meaning: str
+
+
 @dataclass(frozen=True)
 class Range:
     """The interval of allowed finite numbers; ``open_low`` leaves out the lower end itself, ``open_high`` the upper."""
@@ -56,6 +72,7 @@ class Option:
     type: Any
     range: Range | None
     default: Any
+    unset: str = ""  # what happens where it is not set, if that is an option
 
     @property
     def required(self) -> bool:
@@ -96,8 +113,8 @@ def options_of(target: Callable[..., Any], leave_out: Iterable[str] = ()) -> dic
     for name, parameter in inspect.signature(target).parameters.items():
         if name in skip or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        kind, allowed = _split_hint(hints.get(name, Any))
-        options[name] = Option(name, kind, allowed, parameter.default)
+        hint, unset = _without_unset(hints.get(name, Any))
+        options[name] = Option(name, *_split_hint(hint), parameter.default, unset)
     return options
 
 
@@ -116,16 +133,18 @@ def check(where: str, options: Mapping[str, Option], given: Mapping[str, Any]) -
 
 
 def convert(where: str, option: Option, value: Any) -> Any:
-    """``value`` as the option's type; text (from a command line) is read as TOML first."""
-    if isinstance(value, str) and _inner(option.type) is not str:
-        value = _read_text(option.type, value)
+    """``value`` as the option's type; text from a command line is read as TOML first."""
+    typed = isinstance(value, CommandText)
+    if typed:
+        value = str(value) if _inner(option.type) is str else _read_text(option.type, str(value))
     if any(isinstance(v, int) and abs(v) > LARGEST_INT for v in (value if isinstance(value, list | tuple) else [value])):
         raise SettingError(f"{where} must be at most 2^63 − 1, a whole number of 64 bits; it is {value!r}.")
-    if _is_optional(option.type) and (value is None or value == ""):
+    if _is_optional(option.type) and (value is None or (typed and value == "")):
         return None
     converted = _as_type(option.type, value)
     if converted is _UNFIT:
-        raise SettingError(f"{where} must be {option.allowed}; it is {value!r}.")
+        remedy = "Give it without quotes." if isinstance(value, str) and not typed else ""
+        raise SettingError(f"{where} must be {option.allowed}; it is {value!r}.", remedy)
     if option.range is not None and converted not in option.range:
         allowed = f"{option.range}" if math.isfinite(converted) else f"a finite number, {option.range}"
         raise SettingError(f"{where} must be {allowed}; it is {value!r}.")
@@ -141,6 +160,13 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> SettingError:
 
 
 _UNFIT = object()
+
+
+def _without_unset(hint: Any) -> tuple[Any, str]:
+    """``Annotated[Count | None, Unset("all")]`` -> ``(Count | None, "all")``; other hints stay."""
+    notes = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    meaning = next((note.meaning for note in notes if isinstance(note, Unset)), "")
+    return (get_args(hint)[0], meaning) if meaning else (hint, "")
 
 
 def _split_hint(hint: Any) -> tuple[Any, Range | None]:

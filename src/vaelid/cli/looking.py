@@ -80,11 +80,11 @@ def recipes_list() -> None:
 
 @recipes_app.command("show")
 def recipes_show(name: Annotated[str, typer.Argument(metavar="NAME", help="Name or TOML file.")]) -> None:
-    """A recipe with every default written out."""
+    """A recipe with every default written out; what is not set stands there as a comment."""
     from vaelid.recipe import read_recipe
     from vaelid.usercode import require_trust
 
     recipe, code_from = read_recipe(name).adopt_code()
     for file, digest in recipe.code.items():
         require_trust(code_from / file, digest)  # the defaults of a part stand in its code
-    print(recipe.resolve(code_from).to_toml(), end="")
+    print(recipe.resolve(code_from).to_toml(unset=True), end="")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vaelid.errors import UserError
+from vaelid.settings import CommandText
 
 if TYPE_CHECKING:
     from vaelid.run import Run
@@ -21,8 +22,10 @@ Split = Annotated[str, typer.Option(help="train, validation or test.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; repeatable.")]
 
 
-def pairs(assignments: list[str] | None, form: str = "SECTION.KEY=VALUE", example: str = "optimizer.lr=1e-3") -> dict[str, str]:
-    """``["a=1"]`` -> ``{"a": "1"}``.
+def pairs(
+    assignments: list[str] | None, form: str = "SECTION.KEY=VALUE", example: str = "optimizer.lr=1e-3"
+) -> dict[str, CommandText]:
+    """``["a=1"]`` -> ``{"a": "1"}``; the values are still to be read.
 
     Raises:
         UserError: for one without an equals sign; says the ``form`` that is asked for, with an ``example``.
@@ -30,7 +33,8 @@ def pairs(assignments: list[str] | None, form: str = "SECTION.KEY=VALUE", exampl
     for assignment in assignments or []:
         if "=" not in assignment:
             raise UserError(f"--set takes {form}; {assignment!r} came.", f"For example: --set {example}")
-    return dict(assignment.split("=", 1) for assignment in assignments or [])
+    split = (assignment.split("=", 1) for assignment in assignments or [])
+    return {key: CommandText(value) for key, value in split}
 
 
 def opened_run(path: Path, device: str, allow_code: bool, out: Path | None = None) -> Run:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from vaelid.cli.options import pairs
+from vaelid.settings import CommandText
 
 Data = Annotated[str | None, typer.Argument(metavar="DATA", help="A name (`data list`), array file or folder of images.")]
 RecipeName = Annotated[str | None, typer.Option(help="Built-in recipe or TOML file; default: the one named like DATA.")]
@@ -34,5 +35,6 @@ def settings_of(given: dict[str, Any]) -> dict[str, Any]:
     from vaelid.recipe import SHORTCUTS
 
     settings = {name: given[name] for name in SHORTCUTS if given[name] is not None}
+    settings = {name: CommandText(value) if isinstance(value, str) else value for name, value in settings.items()}
     settings |= {"data.skip_bad": True} if given["skip_bad"] else {}
     return settings | pairs(given["set_"])

@@ -44,7 +44,7 @@ def train(
 
     asked = request(data, recipe, out, settings)
     if dry_run:
-        print(asked.recipe.to_toml(), end="")
+        print(asked.recipe.resolve(asked.code_from).to_toml(unset=True), end="")
         print(f"# would train in {asked.folder.path}", file=sys.stderr)
         return
     from vaelid.progress import default_reporter

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from vaelid.settings import Count, NonNegativeInt, Range
+from vaelid.settings import Count, NonNegativeInt, Range, Unset
 
 Probability = Annotated[float, Range(0, 1)]
 Share = Annotated[float, Range(0, 1, open_low=True, open_high=True)]  # every split needs an image, so neither none nor all
@@ -35,12 +35,12 @@ class DataSettings:
     split_seed: NonNegativeInt = 14
     validation_fraction: Share = 0.1
     test_fraction: Share = 0.1
-    validation_images: Count | None = None
-    train_limit: Count | None = None
-    held_out_limit: Count | None = None
-    size: Count | None = None
+    validation_images: Annotated[Count | None, Unset("validation_fraction of the images; 10,000 of MNIST")] = None
+    train_limit: Annotated[Count | None, Unset("all images of the split")] = None
+    held_out_limit: Annotated[Count | None, Unset("all images of the splits")] = None
+    size: Annotated[Count | None, Unset("pictures keep their size")] = None
     crop: Literal["center", "pad", "stretch"] = "center"
     channels: Literal["auto", "gray", "rgb"] = "auto"
     array: str = ""
-    levels: Levels | None = None
+    levels: Annotated[Levels | None, Unset("2 if only 0 and 1 occur, else 256")] = None
     skip_bad: bool = False

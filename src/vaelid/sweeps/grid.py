@@ -9,6 +9,7 @@ from typing import Any
 
 from vaelid.errors import UserError
 from vaelid.recipe import SHORTCUTS, Recipe
+from vaelid.settings import CommandText
 
 #: The name of the one combination of a study that varies nothing but the seed.
 BASE = "base"
@@ -22,13 +23,15 @@ def parse_axes(axes: Sequence[str], option: str = "--grid", example: str = "lr=1
     >>> parse_axes(["hidden=300,300;500", "prior=mixture"])
     {'hidden': ['300,300', '500'], 'prior': ['mixture']}
 
+    The values are still to be read as what the settings are.
+
     Raises:
         UserError: for an axis without a name or values, and for one given twice.
     """
     grid: dict[str, list[str]] = {}
     for axis in axes:
         name, equals, text = axis.partition("=")
-        values = [value.strip() for value in text.split(";" if ";" in text else ",")]
+        values: list[str] = [CommandText(value.strip()) for value in text.split(";" if ";" in text else ",")]
         if not equals or not name.strip() or not all(values):
             raise UserError(f"{option} takes SETTING=VALUE,VALUE…; {axis!r} came.", f"For example: {option} {example}")
         if canonical(name.strip()) in grid:
