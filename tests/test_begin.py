@@ -79,7 +79,7 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path, name: str, overwr
     with pytest.raises(RunError, match=f"holds no run.*{Path(name).parts[0]}"):
         train(tmp_path, tiny(), overwrite=overwrite)
     assert mine.read_text() == "mine"
-    assert {entry.name for entry in tmp_path.iterdir()} == {Path(name).parts[0], ".hidden", "lock"}
+    assert {entry.name for entry in tmp_path.iterdir()} == {Path(name).parts[0], ".hidden"}
 
 
 def test_two_files_of_the_right_names_are_not_enough(tmp_path: Path) -> None:

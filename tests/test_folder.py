@@ -293,6 +293,36 @@ def test_the_lock(tmp_path: Path) -> None:
         pass
 
 
+def test_what_comes_to_nothing_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("")
+    for path, left in ((tmp_path / "new" / "run", []), (tmp_path / "mine", ["notes.txt"]), (tmp_path / "mine" / "a", ["a.txt"])):
+        with pytest.raises(ZeroDivisionError), RunFolder(path).lock():
+            assert (path / "lock").is_file()
+            if path.name == "a":
+                (path / "a.txt").write_text("")
+            raise ZeroDivisionError
+        assert sorted(entry.name for entry in path.iterdir()) == left if left else not (tmp_path / "new").exists()
+
+
+def test_a_lock_that_was_taken_away_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its holder was refused between our look at the file and our hold of it: another may hold a new file of that name."""
+    flock, lock = fcntl.flock, tmp_path / "lock"
+    for left in (lock.unlink, lambda: (lock.rename(tmp_path / "old"), lock.write_text("7"))):
+        monkeypatch.setattr(fcntl, "flock", lambda file, how, left=left: (left(), flock(file, how)))
+        with pytest.raises(RunError, match="in use"), RunFolder(tmp_path).lock():
+            pytest.fail("not locked")
+
+
+def test_the_lock_of_a_run_stays(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with pytest.raises(ZeroDivisionError), folder.lock():
+        folder.recipe_file.write_text("")
+        folder.environment_file.write_text("{}")
+        raise ZeroDivisionError
+    assert (tmp_path / "lock").is_file()
+
+
 def test_a_lock_on_a_full_disk_still_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "lock").symlink_to("/dev/full")
     flock = fcntl.flock

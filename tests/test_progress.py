@@ -42,6 +42,16 @@ def test_plain_lines_come_on_standard_error_and_not_too_often(capfd: pytest.Capt
     assert err.splitlines() == ["hello", "training: 1,002 of 4,000 loss 3", "training: 1,005 of 4,000"]
 
 
+def test_words_put_off_the_next_progress_line(capfd: pytest.CaptureFixture[str], clock: list[float]) -> None:
+    with PlainLines(every=10.0) as reporter, reporter.bar("training", 40):
+        for epoch in range(1, 4):
+            clock[0] += 9.0
+            reporter.say(f"epoch {epoch}")
+            clock[0] += 2.0
+            reporter.advance(1, "epoch 1 loss 3")
+    assert capfd.readouterr().err.splitlines() == ["epoch 1", "epoch 2", "epoch 3"]
+
+
 def terminal() -> Console:
     return Console(file=io.StringIO(), force_terminal=True, width=120)
 

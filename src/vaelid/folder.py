@@ -16,7 +16,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -243,10 +243,13 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Hold the folder for one process. The kernel drops the lock of a dead process, so none goes stale.
 
+        What this call made is removed again where nothing came of it: the lock file, and folders that are still empty.
+
         Raises:
             RunError: if another process holds it; says which.
             MachineError: if the folder cannot be made, or its disk knows no locks.
         """
+        made = [path for path in (self.path / "lock", self.path, *self.path.parents) if not path.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             file = open(self.path / "lock", "a+b", buffering=0)  # noqa: SIM115 - closed below, which drops the lock
@@ -255,6 +258,8 @@ class RunFolder:
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not (self.path / "lock").exists() or not os.path.samestat(os.fstat(file.fileno()), os.stat(file.name)):
+                    raise BlockingIOError  # between open and flock its holder removed it, and came to nothing
             except BlockingIOError as error:
                 file.seek(0)
                 raise RunError(
@@ -266,7 +271,12 @@ class RunFolder:
             with suppress(OSError):  # on a full disk the number is missing in the message, and no more
                 file.truncate(0)
                 file.write(str(os.getpid()).encode())
-            yield
+            try:
+                yield
+            except BaseException:
+                if not self.exists:  # while the lock is held: nobody else can have made a run of it
+                    _unmake(made)
+                raise
 
 
 def _refused(path: Path, error: OSError, what: str = "") -> MachineError:
@@ -276,6 +286,13 @@ def _refused(path: Path, error: OSError, what: str = "") -> MachineError:
         f"{path} cannot be written: {error.strerror or error}{what}.",
         f"What was saved before is intact. {remedy} or choose another --out, then run the same command again.",
     )
+
+
+def _unmake(made: Sequence[Path]) -> None:
+    """Remove a lock file and folders, innermost first; a folder that others have put something into stays."""
+    for path in made:
+        with suppress(OSError):
+            path.rmdir() if path.is_dir() else path.unlink()
 
 
 def _sync_folder(path: Path) -> None:

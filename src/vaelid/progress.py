@@ -64,13 +64,14 @@ class Silent(Reporter):
 
 
 class PlainLines(Reporter):
-    """Lines for logs and pipes: every word, and a progress line at most every ``every`` seconds."""
+    """Lines for logs and pipes: every word, and a progress line where nothing was said for ``every`` seconds."""
 
     def __init__(self, every: float = 10.0) -> None:
         self.every = every
         self.title, self.total, self.done, self.last = "", 0, 0, 0.0
 
     def say(self, text: str) -> None:
+        self.last = time.monotonic()  # a training that tells of each epoch needs no line about the last one in between
         print(text, file=sys.stderr, flush=True)
 
     def start(self, title: str, total: int, done: int = 0) -> None:
@@ -79,7 +80,6 @@ class PlainLines(Reporter):
     def advance(self, units: int, text: str = "") -> None:
         self.done += units
         if time.monotonic() - self.last >= self.every:
-            self.last = time.monotonic()
             self.say(f"{self.title}: {self.done:,} of {self.total:,} {text}".rstrip())
 
     def stop(self) -> None: ...

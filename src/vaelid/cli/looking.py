@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from vaelid.cli.options import Set, opened_run, pairs
+from vaelid.cli.program import Group
 
-data_app = typer.Typer(help="What data there are.", no_args_is_help=True)
-recipes_app = typer.Typer(help="Built-in recipes.", no_args_is_help=True)
+data_app = typer.Typer(help="What data there are.", cls=Group)
+recipes_app = typer.Typer(help="Built-in recipes.", cls=Group)
 
 
 def show(run: Annotated[Path, typer.Argument(metavar="RUN|STUDY", help="Folder of a run or a study.")]) -> None:

@@ -18,7 +18,15 @@ from typer.core import TyperGroup
 from vaelid.errors import Interrupted, MachineError, VaelidError
 
 
-class Verbs(TyperGroup):
+class Group(TyperGroup):
+    """Verbs under one name; the name alone is asking what there is, and no mistake."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments; help where there are none."""
+        return super().parse_args(ctx, args or ["--help"])
+
+
+class Verbs(Group):
     """All verbs; Ctrl-C and a reader that goes away become errors of our own, which typer leaves alone."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -40,7 +48,6 @@ app = typer.Typer(
     name="vaelid",
     cls=Verbs,
     help="Train variational autoencoders on images, and know exactly how good they are.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
