@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -61,8 +62,7 @@ def test_a_built_in_part_passes_and_nothing_is_written(run: Program) -> None:
     before = set(Path().iterdir())
     said = run("audit", "prior:standard-normal", "--quick", "--set", "latent=2", "--seed", 3)
     assert said.code == 0
-    assert said.out.startswith("audit of prior:standard-normal\n")
-    assert "no test refutes" in said.out
+    assert re.match(r"audit of prior:standard-normal: pass \(\d+ pass, \d+ skipped\)\nNo test refutes", said.out)
     assert "Holm" in said.out
     assert "seed 3, quick" in said.out
     assert "not written: name a file with --out" in said.out
@@ -85,7 +85,7 @@ def test_a_users_failure_is_explained_and_exits_3(run: Program) -> None:
     said = run("audit", "mine.py:Mine", "--set", "latent=3", "--set", "width=1.2", "--quick", "--out", "new/audit.json")
     stored = json.loads(Path("new/audit.json").read_text())
     assert said.code == stored["exit_code"] == 3
-    assert "the part is not what it says it is" in said.out
+    assert "The part is not what it says it is" in said.out
     failed = [finding for finding in stored["findings"] if finding["verdict"] == "fail"]
     assert failed
     assert all(finding["meaning"] for finding in failed)
@@ -112,7 +112,34 @@ def test_exit_codes(verdicts: tuple[str, ...], code: int, monkeypatch: pytest.Mo
     said = run("audit", "x")
     assert said.code == code
     assert f"1 {verdicts[0]}" in said.out
-    assert ("words (who)" in said.out) == (code != 0 or "skipped" in verdicts)
+    assert ("words (who)" in said.out) == (code != 0), "what passed or does not apply is counted"
+    assert "words (who)" in run("audit", "x", "--verbose").out
+
+
+def test_the_verdict_comes_first_then_what_failed_then_a_line_for_each_test(
+    monkeypatch: pytest.MonkeyPatch, run: Program
+) -> None:
+    passed = [Finding("stein", "prior", f"hypothesis {i}", "pass", p_value=p) for i, p in enumerate((0.5, 0.02, 0.9))]
+    exact = [Finding("contract", "prior", f"rule {i}", "pass", error=e, tolerance=1.0) for i, e in enumerate((0.1, 0.7))]
+    failed = Finding("stein", "posterior", "hypothesis", "fail", "it leans", "latent 3", p_value=1e-9)
+    unclear = Finding("support", "prior", "inside", "undecided", "no draws")
+    findings = (*passed, *exact, failed, unclear, Finding("support", "prior", "outside", "skipped", "declares none"))
+    monkeypatch.setattr("vaelid.auditing.audit.audit", lambda *_, **__: AuditReport("x", findings, 0, True))
+    out = run("audit", "x").out
+    assert out.startswith("audit of x: fail (1 fail, 1 undecided, 5 pass, 1 skipped)\nThe part is not")
+    rows = [tuple(cell.strip() for cell in line.split("│")[1:-1]) for line in out.splitlines() if line.startswith("│")]
+    assert rows == [
+        ("posterior", "stein", "fail", "p = 1e-09", "it leans (latent 3)"),
+        ("prior", "support", "undecided", "", "no draws"),
+        ("prior", "stein", "3 pass", "p = 0.02"),
+        ("prior", "contract", "2 pass", "error 0.7 (at most 1)"),
+        ("posterior", "stein", "1 fail", "p = 1e-09"),
+        ("prior", "support", "1 undecided, 1 skipped", ""),
+    ]
+    everything = run("audit", "x", "--verbose").out
+    assert everything.startswith("audit of x: fail")
+    assert all(finding.hypothesis in everything for finding in passed)
+    assert "declares none" in everything
 
 
 @pytest.mark.parametrize(

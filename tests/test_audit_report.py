@@ -90,7 +90,7 @@ def test_an_audit_repeats_itself_and_leaves_everything_as_it_was() -> None:
 
 
 def test_names() -> None:
-    assert audit("mixture", quick=True, settings={"latent": "2", "components": "3"}).target == "prior:mixture"
+    assert audit("mixture", quick=True, settings={"latent": 2, "components": 3}).target == "prior:mixture"
     with pytest.raises(SettingError, match="mixtur"):
         audit("mixtur", quick=True)
     with pytest.raises(PartError, match="posterior:gaussian or likelihood:gaussian"):
@@ -109,10 +109,10 @@ def test_a_users_file(tmp_path: Path) -> None:
         "    def log_prob(self, z):\n        return torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)\n"
         "    def sample(self, n):\n        return self.width * torch.randn(n, self.latent)\n"
     )
-    assert audit(f"{file}:Mine", quick=True, settings={"latent": "3"}).verdict == "pass"
-    assert audit(f"{file}:Mine", quick=True, settings={"latent": "3", "width": "1.2"}).verdict == "fail"
+    assert audit(f"{file}:Mine", quick=True, settings={"latent": 3}).verdict == "pass"
+    assert audit(f"{file}:Mine", quick=True, settings={"latent": 3, "width": 1.2}).verdict == "fail"
     with pytest.raises(SettingError, match="width"):
-        audit(f"{file}:Mine", quick=True, settings={"widths": "1.2"})
+        audit(f"{file}:Mine", quick=True, settings={"widths": 1.2})
 
 
 def test_guards_pass_on_a_sound_model() -> None:

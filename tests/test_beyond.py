@@ -45,19 +45,21 @@ def test_everything_from_the_command_line(tmp_path: Path, run: Program) -> None:
     assert "the bounds of the test images stand in" in said.err
     printed = " ".join(said.out.split())
     for words_said in (
-        "annealed importance sampling: 6 images, nats per image",
+        "annealed importance sampling: 6 test images (limited to the first of 359), nats per image",
         "from q(z|x), 4 steps, 3 chains; upper bound on the true NLL in expectation",
         "nll − ais",
         "effective chains of 3 on average",
         "tuned to 0.65 beforehand, then frozen",
-        "gaps of the ELBO: 6 images",
+        "gaps of the ELBO: 6 test images",
         "amortization",
-        "aggregate posterior: 6 images",
+        "aggregate posterior: 6 test images",
         f"at most log N = {math.log(6):.3f}",
         "bidirectional Monte Carlo, log p(x): 6 images drawn from the model",
         "upper − importance",
+        "OTHER IMAGES: ais (6 images), gaps (6 images), aggregate (6 images) below, not of these 30: compare within a table",
     ):
         assert words_said in printed, words_said
+    assert printed.count("OTHER IMAGES than the 30 of the bounds: compare within this table only.") == 3
     results = opened.results
     assert set(results) == {"test", "bdmc"}
     test = results["test"]
@@ -71,7 +73,7 @@ def test_everything_from_the_command_line(tmp_path: Path, run: Program) -> None:
     assert results["bdmc"]["gap"]["value"] == pytest.approx(results["bdmc"]["upper"]["value"] - results["bdmc"]["lower"]["value"])
     assert results["bdmc"]["importance"]["samples"] == SAMPLES
     shown = run("show", opened.folder.path).out
-    assert "annealed importance sampling: 6 images" in shown
+    assert "annealed importance sampling: 6 test images" in shown
     assert "bidirectional Monte Carlo" in shown
     printed_json = json.loads(run(*words, "--json").out)
     assert printed_json == opened.results
@@ -88,6 +90,23 @@ def test_ais_stands_beside_the_bound_of_the_same_images(tmp_path: Path) -> None:
     assert beside["above_ais"]["se"] == pytest.approx((nll[:8] - ais).std(ddof=1) / math.sqrt(8))
     assert found["gaps"]["inference"]["value"] == pytest.approx((-ais - gaps["elbo"]).mean())
     assert found["gaps"]["log_p_from"] == found["ais"]["name"]
+
+
+def test_numbers_of_other_images_say_so_until_they_are_of_the_same(tmp_path: Path, run: Program) -> None:
+    """After bounds of fewer images AIS of more stands beside them."""
+    opened = evaluated(tmp_path)
+    opened.evaluate(**USUAL, limit=8, beyond=Beyond(ais=True, annealing=PLAN))  # type: ignore[arg-type]
+    opened.evaluate(**USUAL, limit=5)  # type: ignore[arg-type]
+    assert {name: opened.results["test"][name]["images"] for name in ("ais", "nll", "neg_elbo")} == {
+        "ais": 8,
+        "nll": 5,
+        "neg_elbo": 5,
+    }
+    shown = " ".join(run("show", opened.folder.path).out.split())
+    assert "OTHER IMAGES: ais (8 images) below, not of these 5: compare within a table only." in shown
+    assert "OTHER IMAGES than the 5 of the bounds" in shown
+    opened.evaluate(**USUAL, limit=8)  # type: ignore[arg-type]
+    assert "OTHER IMAGES" not in run("show", opened.folder.path).out
 
 
 def test_bounds_that_are_not_there_are_computed_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

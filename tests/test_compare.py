@@ -71,21 +71,25 @@ def test_one_image_has_no_errors() -> None:
     assert (row.se, row.difference, row.difference_se) == (None, 0.0, None)
 
 
-MISMATCHES: list[tuple[dict[str, Any], str]] = [
-    ({**ENTRY, "kind": "density"}, "gives a probability, two a density: they have no common unit"),
-    (entry(name="mnist"), "same data: 'digits' and 'mnist'"),
-    (entry(split="validation"), "same split: 'test' and 'validation'"),
-    (entry(protocol="redrawn"), "same pixel protocol: 'pixels as stored' and 'redrawn'"),
-    (entry(fingerprint="other"), "same set of images: 'abc' and 'other'"),
-    ({**ENTRY, "nll": {"samples": 50}}, "nll with K = 100, two with K = 50"),
+FAILED = {**ENTRY, "failed": ["Images change each other's numbers"]}
+MISMATCHES: list[tuple[dict[str, Any], str, str]] = [
+    (FAILED, "two failed a check, so that its numbers are no likelihoods: Images change", "`vaelid audit two` says more."),
+    ({**ENTRY, "kind": "density"}, "gives a probability, two a density: they have no common unit", "likelihoods are of one kind"),
+    (entry(name="mnist"), "same data: 'digits' and 'mnist'", "train both on one of them"),
+    (entry(split="validation"), "same split: 'test' and 'validation'", "Evaluate both on the same split."),
+    (entry(protocol="redrawn"), "same pixel protocol: 'pixels as stored' and 'redrawn'", "Train both with the same binarization"),
+    ({**entry(fingerprint="other"), "images": 7}, "same set of images: 'abc' and 'other' (7 images)", "with the same --limit"),
+    ({**ENTRY, "nll": {"samples": 50}}, "nll with K = 100, two with K = 50", "Evaluate both with the same --samples."),
 ]
 
 
-@pytest.mark.parametrize(("other", "reason"), MISMATCHES, ids=[reason for _, reason in MISMATCHES])
-def test_what_does_not_belong_together_is_refused(other: dict[str, Any], reason: str) -> None:
+@pytest.mark.parametrize(("other", "reason", "remedy"), MISMATCHES, ids=[reason for _, reason, _ in MISMATCHES])
+def test_what_does_not_belong_together_is_refused(other: dict[str, Any], reason: str, remedy: str) -> None:
     with pytest.raises(UserError) as refused:
         compare_results(["one", "two"], [ENTRY, other], [ONE, TWO], "test")
     assert reason in refused.value.problem
+    assert remedy in refused.value.remedy
+    assert sum(other in refused.value.remedy for _, _, other in MISMATCHES) == 1, "advice about something else would not help"
     assert "--anyway" in refused.value.remedy
     waved = compare_results(["one", "two"], [ENTRY, other], [ONE, TWO], "test", anyway=True)
     assert [reason in warning for warning in waved.warnings] == [True]
@@ -119,6 +123,7 @@ def test_runs_are_read_from_their_folders(tmp_path: Path) -> None:
     assert other.difference == pytest.approx(two.results["test"]["nll"]["value"] - one.results["test"]["nll"]["value"])
     assert pixels.value == pytest.approx(one.results["test"]["yardsticks"]["independent_pixels"]["value"])
     assert found.images == 30
+    assert {row.images for rows in found.rows.values() for row in rows} == {30}
 
 
 BROKEN: list[tuple[Callable[[Path], Any], str]] = [

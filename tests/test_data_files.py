@@ -84,6 +84,8 @@ def test_files_folders_and_arrays_go_together_in_order(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(images.pixels)[:, 0], np.stack([first, second, *BYTE_ARRAY[:2], inside]))
     assert [Path(name).name for name in images.files] == ["z.png", "a.png", "new.npy[0]", "new.npy[1]", "b.png"]
     assert images.skipped == ("bad.png",)
+    alone = load_like([tmp_path / "folder"], data, given)
+    assert alone.files == images.files[-1:] == (str(tmp_path / "folder" / "b.png"),), "a folder alone is named, too"
     assert (images.shape, images.support) == (data.shape, BYTES)
 
 

@@ -57,7 +57,12 @@ def test_limits_take_the_first_images_of_each_split() -> None:
     full, limited = ramp_data(), ramp_data(train_limit=3, held_out_limit=1)
     for name, count in {"train": 3, "validation": 1, "test": 1}.items():
         assert torch.equal(limited.splits[name].indices, full.splits[name].indices[:count])
+        assert (len(limited.splits[name]), limited.splits[name].available) == (count, len(full.splits[name]))
+        assert full.splits[name].available == len(full.splits[name])
     assert limited.fingerprint != full.fingerprint
+    few = limited.train.first(2)
+    assert (len(few), few.available) == (2, len(full.train)), "a limit upon a limit still knows of all"
+    assert torch.equal(few.indices, full.train.indices[:2])
 
 
 def test_batches_are_the_stored_levels_on_the_unit_scale() -> None:

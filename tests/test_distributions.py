@@ -17,6 +17,7 @@ from vaelid.distributions import (
     LevelCategorical,
     closed_form_kl,
     diagonal_normal,
+    factorizes,
     marginal_log_prob,
 )
 
@@ -155,3 +156,14 @@ def test_marginals_are_known_for_gaussians_and_mixtures_only() -> None:
     assert marginal_log_prob(MultivariateNormal(torch.zeros(3), torch.eye(3))) is None
     assert marginal_log_prob(Independent(MultivariateNormal(torch.zeros(2, 3), torch.eye(3)), 1)) is None
     assert marginal_log_prob(diagonal_normal(torch.zeros(2, 3), torch.ones(2, 3), event_dims=2)) is None
+
+
+def test_which_distributions_factorize() -> None:
+    logits, mean, scale = torch.zeros(3), torch.randn(3, 2), torch.ones(3, 2)
+    assert factorizes(diagonal_normal(mean[0], scale[0])) is True
+    assert factorizes(FactorizedGaussianMixture(logits, mean, scale)) is True
+    assert factorizes(GaussianMixture(logits, mean, scale)) is False
+    assert factorizes(GaussianMixture(logits[:1], mean[:1], scale[:1])) is True, "one component is a diagonal Gaussian"
+    full = MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.9], [0.9, 1.0]]))
+    assert factorizes(full) is None
+    assert factorizes(Independent(MultivariateNormal(torch.zeros(4, 2), torch.eye(2)), 1)) is None

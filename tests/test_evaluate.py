@@ -191,7 +191,14 @@ def test_results_are_the_means_of_the_arrays(tmp_path: Path) -> None:
     assert found["kl_per_dimension"] == pytest.approx(values["kl"].mean(0).tolist())
     assert found["active_units"]["kl"] == (values["kl"].mean(0) > 0.01).sum()
     assert found["active_units"]["variance"] == (values["mean"].var(0) > 0.01).sum()
-    assert found["yardsticks"]["independent_pixels"]["value"] == pytest.approx(values["independent_pixels"].mean())
+    yardstick, above = found["yardsticks"]["independent_pixels"], values["nll"] - values["independent_pixels"]
+    assert yardstick["value"] == pytest.approx(values["independent_pixels"].mean())
+    assert yardstick["nll_above"]["value"] == pytest.approx(above.mean())
+    assert yardstick["nll_above"]["se"] == pytest.approx(above.std(ddof=1) / math.sqrt(len(above)))
+    assert [block["images"] for block in (found, found["nll"], found["neg_elbo"], yardstick)] == [len(above)] * 4
+    assert found["training"] == {"images": 128, "available": 1168}
+    assert found["data"]["available"] == 359
+    assert found["prior_factorizes"] is False
     assert values["labels"].shape == (30,)
 
 

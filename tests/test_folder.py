@@ -296,13 +296,23 @@ def test_the_lock(tmp_path: Path) -> None:
 def test_what_comes_to_nothing_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("")
-    for path, left in ((tmp_path / "new" / "run", []), (tmp_path / "mine", ["notes.txt"]), (tmp_path / "mine" / "a", ["a.txt"])):
-        with pytest.raises(ZeroDivisionError), RunFolder(path).lock():
+
+    def refused(path: Path, *files: str) -> None:
+        with RunFolder(path).lock():
             assert (path / "lock").is_file()
-            if path.name == "a":
-                (path / "a.txt").write_text("")
+            for name in files:
+                (path / name).write_text("")
             raise ZeroDivisionError
-        assert sorted(entry.name for entry in path.iterdir()) == left if left else not (tmp_path / "new").exists()
+
+    for path, files in ((tmp_path / "new" / "run", ()), (tmp_path / "mine", ()), (tmp_path / "mine" / "a", ("a.txt",))):
+        with pytest.raises(ZeroDivisionError):
+            refused(path, *files)
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")} == {
+        "mine",
+        "mine/notes.txt",
+        "mine/a",
+        "mine/a/a.txt",
+    }
 
 
 def test_a_lock_that_was_taken_away_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,10 +326,15 @@ def test_a_lock_that_was_taken_away_is_none(tmp_path: Path, monkeypatch: pytest.
 
 def test_the_lock_of_a_run_stays(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    with pytest.raises(ZeroDivisionError), folder.lock():
-        folder.recipe_file.write_text("")
-        folder.environment_file.write_text("{}")
-        raise ZeroDivisionError
+
+    def broken_off() -> None:
+        with folder.lock():
+            folder.recipe_file.write_text("")
+            folder.environment_file.write_text("{}")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        broken_off()
     assert (tmp_path / "lock").is_file()
 
 

@@ -150,7 +150,7 @@ def test_names_are_no_markup() -> None:
 
 
 def comparison(**given: Any) -> Comparison:
-    rows = (Row("a", 10.0, 0.5), Row("b", 11.0, 0.6, 1.0, 0.25), Row("c", 9.0, None, -1.0, None))
+    rows = (Row("a", 10.0, 0.5, images=359), Row("b", 11.0, 0.6, 1.0, 0.25, 200), Row("c", 9.0, None, -1.0, None, 1))
     return Comparison("test", 359, {"neg_elbo": rows, "nll": rows}, **given)
 
 
@@ -165,7 +165,13 @@ def test_comparisons() -> None:
 
 
 def test_what_was_waved_through_is_labeled() -> None:
-    assert "NOT COMPARABLE: other pixels [x]" in text(comparison_table(comparison(warnings=("other pixels [x]",))))
+    shown = text(comparison_table(comparison(warnings=("other pixels [x]",))))
+    assert shown.startswith("NOT COMPARABLE: other pixels [x]\n"), "whoever reads on has been told"
+    assert "do not say which model is better" in shown
+    assert "a, 359 images" in shown
+    assert "b, 200 images" in shown
+    assert "is better." not in shown.split("─")[-1]
+    assert "lower is better" not in shown
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -207,8 +213,85 @@ def test_a_summary_tells_how_a_run_went(tmp_path: Path) -> None:
     assert row(run_summary(run.folder, last, run.about), "weights")[1] == "those of the last epoch"
     assert "torch" in row(table, "made by")[1]
     assert row(table, "user code")[1] == "none"
-    assert "4 figures" in text(table)
+    assert row(table, "images")[1] == (
+        "128 train images (limited to the first of 1,168), 30 validation images (limited to the first of 270), "
+        "30 test images (limited to the first of 359)"
+    )
+    figures = "real_images, validation_curve, generated_epoch_<n> for 2 epochs that improved, 1 to 2, progress.gif"
+    assert row(table, "figures")[1] == figures
     assert "nats per image" not in text(table)
+
+
+def test_runs_of_earlier_versions_tell_their_limits_from_the_recipe(tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    about = {**run.about, "data": {name: value for name, value in run.about["data"].items() if name != "images"}}
+    said = row(run_summary(run.folder, run.recipe, about), "images")[1]
+    assert said == "limited by data.train_limit = 128, limited by data.held_out_limit = 30"
+    free = run.recipe.override({"data.train_limit": None, "data.held_out_limit": None})
+    assert row(run_summary(run.folder, free, about), "images")[1] == "all images"
+
+
+def test_limits_are_said_beside_the_numbers() -> None:
+    assert "LIMITED" not in text(results_table("run", RESULTS))
+    whole = {"data": {"available": 1234}, "training": {"images": 50, "available": 50}}
+    assert "LIMITED" not in text(results_table("run", changed(data=whole["data"]) | {"training": whole["training"]}))
+    few = {"data": {"available": 5000}, "training": {"images": 50, "available": 60_000}}
+    expected = (
+        "LIMITED: only the first 1,234 of 5,000 test images (--limit or data.held_out_limit); "
+        "the model was trained on only the first 50 of 60,000 images (data.train_limit)."
+    )
+    assert expected in text(results_table("run", changed(data=few["data"]) | {"training": few["training"]}), width=300)
+    few["data"] = {"available": 5000, "split": "train"}
+    assert "of 5,000 train images (--limit or data.train_limit)" in text(
+        results_table("run", changed(data=few["data"]) | {"training": few["training"]}), width=300
+    )
+
+
+BESIDE = [
+    (0.7, 0.2, "test", "WORSE than independent pixels by 0.700 ± 0.200 nats (nll, paired by image): train longer."),
+    (0.7, 0.2, "input", "WORSE than independent pixels by 0.700 ± 0.200 nats (nll, paired by image)."),
+    (0.5, 0.2, "test", "NOT TOLD APART from independent pixels, by 0.500 ± 0.200 nats (nll, paired by image): train longer."),
+    (-0.5, 0.2, "test", "NOT TOLD APART from independent pixels"),
+    (-0.7, 0.2, "test", "better than independent pixels by 0.700 ± 0.200 nats (nll, paired by image)."),
+]
+
+
+@pytest.mark.parametrize(("value", "se", "split", "said"), BESIDE)
+def test_a_model_is_told_apart_from_independent_pixels(value: float, se: float, split: str, said: str) -> None:
+    yardstick = {"independent_pixels": {"value": 107.7, "se": 0.5, "nll_above": {"value": value, "se": se}}}
+    assert said in text(results_table("run", changed(yardsticks=yardstick, data={"split": split})))
+
+
+def test_one_image_says_nothing_about_independent_pixels() -> None:
+    yardstick = {"independent_pixels": {"value": 107.7, "se": None, "nll_above": {"value": 3.0, "se": None}}}
+    assert "than independent pixels" not in text(results_table("run", changed(yardsticks=yardstick)))
+
+
+RATES = [
+    (
+        True,
+        "sampled",
+        "Σ KL_d = 1.750 is the rate of 7.265 but for the noise of its draws: this prior factorizes over dimensions.",
+    ),
+    (True, "closed-form", "Σ KL_d = 1.750 is the rate of 7.265: this prior factorizes over dimensions."),
+    (False, "sampled", "Σ KL_d = 1.750 is not the rate of 7.265: this prior does not factorize over dimensions."),
+    (None, "sampled", "Σ KL_d = 1.750; whether that is the rate of 7.265 is not known, nor whether this prior factorizes."),
+]
+
+
+@pytest.mark.parametrize(("answer", "kind", "said"), RATES)
+def test_whether_the_kl_of_the_dimensions_sum_to_the_rate(answer: bool | None, kind: str, said: str) -> None:
+    results = changed(neg_elbo={"rate_kind": kind}) | {"prior_factorizes": answer}
+    assert said in text(results_table("run", results))
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"), [(True, "this prior factorizes"), (False, "does not factorize"), (None, "nor whether")]
+)
+def test_without_the_kl_of_the_dimensions_it_is_said_that_it_is_not_known(answer: bool | None, said: str) -> None:
+    shown = text(results_table("run", changed(kl_per_dimension=None) | {"prior_factorizes": answer}))
+    assert "KL per dimension: not known for this p" in shown
+    assert said in shown
 
 
 def test_a_summary_shows_the_results_there_are(tmp_path: Path) -> None:

@@ -226,6 +226,17 @@ def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
         return None
 
 
+def factorizes(distribution: Distribution) -> bool | None:
+    """Whether the coordinates are independent, so that a KL to it is the sum of those per coordinate; None: not known."""
+    if isinstance(distribution, GaussianMixture):
+        return len(distribution.log_weights) == 1
+    if isinstance(distribution, FactorizedGaussianMixture):
+        return True
+    if isinstance(distribution, Independent) and distribution.reinterpreted_batch_ndims == 1:
+        return None if distribution.base_dist.event_shape else True
+    return None
+
+
 def marginal_log_prob(distribution: Distribution) -> Callable[[Tensor], Tensor] | None:
     """log density of each coordinate alone, as a function ``(..., L) -> (..., L)``; None where it is not known."""
     if isinstance(distribution, GaussianMixture | FactorizedGaussianMixture):

@@ -33,6 +33,11 @@ from vaelid.recipe import Recipe, from_toml
 _ABOUT = ("vaelid", "commit", "torch", "device", "processor", "engine", "threads")
 _ABOUT_DATA = ("shape", "support", "fingerprint")
 
+#: Entries of a split in results.json beside its bounds; each says of how many images it is.
+BEYOND = ("ais", "gaps", "aggregate")
+#: How the figures of the epochs that improved begin; the epoch follows.
+EPOCH_FIGURE = "generated_epoch_"
+
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Replace ``path`` by ``content`` in one step.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,20 @@ from vaelid import __version__
 from vaelid.auditing.findings import Finding
 from vaelid.auditing.whole_model import guards
 from vaelid.data import Shades, Split
+from vaelid.distributions import factorizes
 from vaelid.errors import CheckFailed
 from vaelid.evaluation.bdmc import BDMC
 from vaelid.evaluation.collect import Arrays, Save
 from vaelid.evaluation.evaluate import Plan, evaluate_images, provenance, rate_kind, summarize
 from vaelid.evaluation.floor import below_floor, floor_of, least_nll
 from vaelid.evaluation.yardsticks import IndependentPixels
-from vaelid.folder import RunFolder
+from vaelid.folder import BEYOND, RunFolder
 from vaelid.progress import Reporter
 from vaelid.reporting.figures import evaluation_figures
 from vaelid.reporting.pictures import pictures
 from vaelid.training.surroundings import own_randomness
 from vaelid.vae import VAE
 
-#: Entries of a split in results.json beside its bounds.
-BEYOND = ("ais", "gaps", "aggregate")
 _SHOWN = 16  # images drawn from the model for the figures
 _INPUT = "input"  # the split of new images: each call's are others, so nothing is replaced
 _GUARDED = 16  # images that the guards look at
@@ -80,6 +79,8 @@ def judge(subject: Subject, split: Split, plan: Plan, reporter: Reporter, force:
         values["files"] = np.array([split.images.files[i] for i in split.indices.tolist()])
     results = {
         **summarize(values, plan, rate_kind(subject.model, split), discrete, pixels),
+        "prior_factorizes": factorizes(subject.model.prior()),
+        "training": {"images": len(subject.train), "available": subject.train.available},
         "floor": floor,
         "guards": [_noted(finding) for finding in guarded],
         "failed": failed,
@@ -142,7 +143,7 @@ def covered(subject: Subject, whole: Split, count: int, plan: Plan) -> bool:
     found = subject.folder.read_json(subject.folder.results_file).get(whole.name, {})
     if "guards" not in found or found["failed"] or not count <= found["images"] <= len(whole):
         return False
-    there = replace(whole, indices=whole.indices[: found["images"]])
+    there = whole.first(found["images"])
     made = found["environment"]
     return (
         (found["nll"]["samples"], found["neg_elbo"]["samples"], found["seed"]) == (plan.samples, plan.elbo_samples, plan.seed)
@@ -156,7 +157,8 @@ def _still_true(earlier: Mapping[str, Any], results: Mapping[str, Any]) -> dict[
     """What an earlier evaluation found beyond the bounds, where it is about the same weights and data."""
 
     def about(entry: Mapping[str, Any]) -> tuple[Any, ...]:
-        return entry["environment"]["weights"], {**entry["data"], "fingerprint": ""}  # on the first images of a split, maybe
+        # On the first images of a split, maybe: how many is another matter.
+        return entry["environment"]["weights"], *(entry["data"][name] for name in ("name", "split", "protocol", "support"))
 
     return {kind: earlier[kind] for kind in BEYOND if kind in earlier and about(earlier[kind]) == about(results)}
 

@@ -333,7 +333,7 @@ def _keys(section: str, value: Any) -> list[str]:
 def _comments(section: Any) -> list[str]:
     """A comment for each setting that is None, for which TOML has no word: what happens without it, where that is known."""
     part = isinstance(section, Part)
-    options = {} if part or not is_dataclass(section) else options_of(type(section))  # type: ignore[arg-type]
+    options = {} if part or not is_dataclass(section) else options_of(type(section))
     meanings = {name: option.unset for name, option in options.items() if option.unset}
     values = section.options if part else _plain(section)
     return [

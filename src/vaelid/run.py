@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -181,7 +180,7 @@ class Run:
         """Judge the first ``count`` images."""
         # First of all: what would fail at the end of a long evaluation, and code that may not run.
         model, _ = self.model, self.results
-        split = replace(whole, indices=whole.indices[:count]) if count < len(whole) else whole
+        split = whole.first(count)
         subject = Subject(self.folder, model, self.weights_digest, self.data.train, self.shades)
         if beyond.asked and covered(subject, whole, count, plan):
             look_first(subject, split, force)

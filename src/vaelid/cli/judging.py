@@ -33,6 +33,7 @@ def audit(
         Path | None, typer.Option(metavar="FILE", help="Where audit.json goes; default: into the run folder, if it is one.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print audit.json instead of a table.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Every hypothesis on a line of its own.")] = False,
     seed: Seed = 0,
     allow_code: AllowCode = False,
 ) -> None:
@@ -51,6 +52,6 @@ def audit(
     if as_json:
         print(document, end="")
     else:
-        show(audit_table(report))
+        show(audit_table(report, everything=verbose))
         print(f"written: {file}" if file else "not written: name a file with --out")
     raise typer.Exit(report.exit_code)

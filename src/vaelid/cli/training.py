@@ -48,12 +48,12 @@ def train(
         print(f"# would train in {asked.folder.path}", file=sys.stderr)
         return
     from vaelid.progress import default_reporter
-    from vaelid.reporting.tables import run_summary, show
+    from vaelid.reporting.tables import run_summary, show, words_of_count
     from vaelid.run import carry_out
     from vaelid.training.start import Conditions, choose_device
 
     conditions = Conditions(choose_device(device), overwrite, init_from)
-    pixels = f"{len(asked.data.train):,} training images, pixels {asked.data.support}"
+    pixels = f"{words_of_count(len(asked.data.train), asked.data.train.available, 'training')}, pixels {asked.data.support}"
     with default_reporter() as reporter:
         reporter.say(f"{asked.data.name}: {pixels}; likelihood {asked.recipe.likelihood.name}; run folder {asked.folder.path}")
         for skipped in asked.data.train.images.skipped:

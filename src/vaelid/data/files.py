@@ -80,7 +80,7 @@ def _check_like(images: Images, trained: Images) -> None:
 
 def _joined(parts: list[Images]) -> Images:
     if len(parts) == 1:
-        return parts[0]
+        return replace(parts[0], files=tuple(_full_names(parts[0]))) if parts[0].files else parts[0]
     pixels = torch.cat([part.gather(torch.arange(len(part))) for part in parts])
     files = tuple(name for part in parts for name in _full_names(part))
     return Images("the input", pixels, parts[0].support, files=files, skipped=tuple(n for part in parts for n in part.skipped))

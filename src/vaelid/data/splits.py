@@ -26,6 +26,8 @@ TRAIN = "train"
 class Split:
     """One part of the images: those at ``indices`` ``(n,)`` int64 of the source.
 
+    ``of``: how many images there are in all, where a limit left only the first of them.
+
     Every split but ``train`` counts as held out: its dynamic binarization is drawn once.
 
     Raises:
@@ -36,6 +38,7 @@ class Split:
     images: Images
     indices: Tensor
     settings: DataSettings
+    of: int | None = None
 
     def __post_init__(self) -> None:
         if not len(self.indices):
@@ -44,6 +47,15 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def available(self) -> int:
+        """How many images there are without any limit."""
+        return len(self) if self.of is None else self.of
+
+    def first(self, count: int) -> Split:
+        """The first ``count`` images, which still know how many there are."""
+        return replace(self, indices=self.indices[:count], of=self.available)
 
     @property
     def labels(self) -> Tensor | None:
@@ -178,9 +190,9 @@ def assemble(images: Images, settings: DataSettings, train: Tensor, validation: 
     limit, held_out_limit = settings.train_limit, settings.held_out_limit
     return Data(
         images.name,
-        Split(TRAIN, images, train[:limit].clone(), settings),
-        Split("validation", images, validation[:held_out_limit].clone(), settings),
-        Split("test", images, test[:held_out_limit].clone(), settings),
+        Split(TRAIN, images, train[:limit].clone(), settings, len(train)),
+        Split("validation", images, validation[:held_out_limit].clone(), settings, len(validation)),
+        Split("test", images, test[:held_out_limit].clone(), settings, len(test)),
     )
 
 

@@ -30,6 +30,7 @@ class Row:
     se: float | None
     difference: float | None = None  # minus the reference, paired
     difference_se: float | None = None
+    images: int = 0  # that the value is the mean of
 
     @property
     def sigmas(self) -> float | None:
@@ -63,11 +64,11 @@ def compare_results(
         UserError: if the runs were not evaluated on the same images, or in the same unit.
     """
     pairs = zip(names[1:], results[1:], strict=True)
-    warnings = tuple(filter(None, (_mismatch(names[0], results[0], name, other) for name, other in pairs)))
+    mismatches = [pair for name, other in pairs if (pair := _mismatch(names[0], results[0], name, other))]
+    warnings = tuple(problem for problem, _ in mismatches)
     if warnings and not anyway:
-        raise UserError(
-            " ".join(warnings), "Evaluate both on the same images with the same --samples, or add --anyway for a labeled table."
-        )
+        remedies = " ".join(dict.fromkeys(remedy for _, remedy in mismatches))
+        raise UserError(" ".join(warnings), f"{remedies} With --anyway there is a table, labeled NOT COMPARABLE.")
     same_images = [r["data"]["fingerprint"] == results[0]["data"]["fingerprint"] for r in results]
     rows = {}
     for quantity in QUANTITIES:
@@ -84,10 +85,10 @@ def compare_results(
 def _row(name: str, values: np.ndarray, reference: np.ndarray | None = None, paired: bool = False) -> Row:
     value, se = _mean_se(values)
     if reference is None:
-        return Row(name, value, se)
-    if not paired:
-        return Row(name, value, se, value - float(reference.mean()))  # only with ``anyway``: other images, nothing to pair
-    return Row(name, value, se, *_mean_se(values - reference))
+        return Row(name, value, se, images=len(values))
+    if not paired:  # only with ``anyway``: other images, nothing to pair
+        return Row(name, value, se, value - float(reference.mean()), images=len(values))
+    return Row(name, value, se, *_mean_se(values - reference), images=len(values))
 
 
 def _mean_se(values: np.ndarray) -> tuple[float, float | None]:
@@ -95,21 +96,43 @@ def _mean_se(values: np.ndarray) -> tuple[float, float | None]:
     return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
 
 
-def _mismatch(name: str, one: Results, other_name: str, other: Results) -> str:
-    """Why the numbers of two runs do not belong together, in words; empty if they do."""
+#: What differs about the images, in this order, in words, and what to do about it.
+_IMAGES = (
+    ("name", "data", "Only models of the same data can be compared: train both on one of them."),
+    ("split", "split", "Evaluate both on the same split."),
+    ("protocol", "pixel protocol", "Train both with the same binarization, or none can be said to be better."),
+    (
+        "fingerprint",
+        "set of images",
+        "Evaluate both with the same --limit, or none; and train both with the same [data] settings.",
+    ),
+)
+
+
+def _mismatch(name: str, one: Results, other_name: str, other: Results) -> tuple[str, str] | None:
+    """Why the numbers of two runs do not belong together, and what to do about it, in words; None if they do."""
     for each, found in ((name, one), (other_name, other)):
         if found.get("failed"):
-            return f"{each} failed a check, so that its numbers are no likelihoods: {found['failed'][0]}."
+            problem = f"{each} failed a check, so that its numbers are no likelihoods: {found['failed'][0]}."
+            return problem, f"`vaelid audit {each}` says more."
     if one["kind"] != other["kind"]:
-        return f"{name} gives a {one['kind']}, {other_name} a {other['kind']}: they have no common unit."
+        problem = f"{name} gives a {one['kind']}, {other_name} a {other['kind']}: they have no common unit."
+        return problem, "Compare models whose likelihoods are of one kind."
     if one["data"]["fingerprint"] != other["data"]["fingerprint"]:
-        for key, word in (("name", "data"), ("split", "split"), ("protocol", "pixel protocol"), ("fingerprint", "set of images")):
+        for key, word, remedy in _IMAGES:
             if one["data"][key] != other["data"][key]:
-                values = f"{one['data'][key]!r} and {other['data'][key]!r}"
-                return f"{name} and {other_name} were not evaluated on the same {word}: {values}."
+                values = f"{_shown(one, key)} and {_shown(other, key)}"
+                return f"{name} and {other_name} were not evaluated on the same {word}: {values}.", remedy
     if one["nll"]["samples"] != other["nll"]["samples"]:
-        return (
+        problem = (
             f"{name} has nll with K = {one['nll']['samples']}, {other_name} with K = {other['nll']['samples']}: "
             "a bound with more samples is lower for the same model."
         )
-    return ""
+        return problem, "Evaluate both with the same --samples."
+    return None
+
+
+def _shown(found: Results, key: str) -> str:
+    """An entry of ``data``; a set of images by their number, too."""
+    count = f" ({found['images']:,} images)" if key == "fingerprint" and "images" in found else ""
+    return f"{found['data'][key][:12]!r}{count}" if key == "fingerprint" else f"{found['data'][key]!r}"

@@ -90,12 +90,14 @@ def summarize(values: Arrays, plan: Plan, rate_kind: str, discrete: bool, dimens
         dimensions: D, pixels of an image
     """
     curve = [{"samples": k, **mean_se(values["curve"][:, j])} for j, k in enumerate(curve_points(plan.samples))]
+    images = {"images": len(values["nll"])}
     neg_elbo: dict[str, Any] = {
         **mean_se(values["neg_elbo"]),
         "distortion": float(values["distortion"].mean()),
         "rate": float(values["rate"].mean()),
         "rate_kind": rate_kind,
         "samples": plan.elbo_samples,
+        **images,
         "name": f"−ELBO, {plan.elbo_samples} draws per image",
         "direction": _DIRECTION,
         "monte_carlo_se": monte_carlo_se(values["elbo_variance"]),
@@ -103,6 +105,7 @@ def summarize(values: Arrays, plan: Plan, rate_kind: str, discrete: bool, dimens
     nll: dict[str, Any] = {
         **mean_se(values["nll"]),
         "samples": plan.samples,
+        **images,
         "name": f"importance-weighted bound, K = {plan.samples}, proposal q(z|x)",
         "direction": _DIRECTION,
         "curve": curve,
@@ -116,7 +119,7 @@ def summarize(values: Arrays, plan: Plan, rate_kind: str, discrete: bool, dimens
         "bits_per_dim": bits if discrete else None,
         "active_units": {"variance": None, "kl": None},
         "kl_per_dimension": None,
-        "images": len(values["nll"]),
+        **images,
         "seed": plan.seed,
     }
     if "mean" in values:
@@ -126,7 +129,11 @@ def summarize(values: Arrays, plan: Plan, rate_kind: str, discrete: bool, dimens
         results["active_units"]["kl"] = int((kl > ACTIVE).sum())
         results["kl_per_dimension"] = [float(v) for v in kl]
     if "independent_pixels" in values:
-        results["yardsticks"] = {"independent_pixels": mean_se(values["independent_pixels"])}
+        yardstick = values["independent_pixels"]
+        # How far the model is above it, image by image: with far less noise than the two means have.
+        results["yardsticks"] = {
+            "independent_pixels": {**mean_se(yardstick), **images, "nll_above": mean_se(values["nll"] - yardstick)}
+        }
     return results
 
 
@@ -140,6 +147,7 @@ def provenance(model: VAE, split: Split, name: str, weights: str) -> dict[str, A
             "redrawn": split.settings.binarization in (("resampled",) if split.held_out else ("resampled", "dynamic")),
             "support": split.support.name,
             "fingerprint": split.fingerprint,
+            "available": split.available,
         },
         "environment": {
             **describe_machine(split.device),

@@ -1,16 +1,18 @@
-"""An audit for people and for programs: the table of findings, and audit.json with what it was made on."""
+"""An audit for people and for programs: the verdict and its tables, and audit.json with what it was made on."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from vaelid.auditing.findings import AuditReport
+from vaelid.auditing.findings import AuditReport, Finding
 from vaelid.environment import describe_machine
 from vaelid.errors import UserError
 from vaelid.folder import RunFolder
@@ -18,9 +20,9 @@ from vaelid.reporting.tables import simple_table
 from vaelid.usercode import sha256
 
 _MEANS = {
-    "pass": "no test refutes that sampler, density, gradients and formulas belong to one distribution",
-    "fail": "the part is not what it says it is; each failed line says why, and whom it points at",
-    "undecided": "nothing failed, but what is undecided could not be tested, and that is no pass",
+    "pass": "No test refutes that sampler, density, gradients and formulas belong to one distribution",
+    "fail": "The part is not what it says it is; each failed line says why, and whom it points at",
+    "undecided": "Nothing failed, but what is undecided could not be tested, and that is no pass",
 }
 
 
@@ -44,14 +46,44 @@ def audit_document(report: AuditReport) -> str:
     return json.dumps({**report.to_dict(), "environment": environment}, indent=2, ensure_ascii=False) + "\n"
 
 
-def audit_table(report: AuditReport) -> RenderableType:
-    """One line per hypothesis; below it the verdict, and how sure it is."""
+def audit_table(report: AuditReport, everything: bool = False) -> RenderableType:
+    """The verdict and how sure it is; what failed or is undecided, in full; a line per group of tests, or ``everything``."""
     head, rows = report.table()
-    counts = Counter(finding.verdict for finding in report.findings)
-    counted = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("fail", "undecided", "pass", "skipped") if counts[verdict])
+    open_ = [row for finding, row in zip(report.findings, rows, strict=True) if finding.verdict in ("fail", "undecided")]
     how = f"seed {report.seed}{', quick' if report.quick else ''}, {report.seconds:.1f} s"
-    return Group(
-        simple_table(f"audit of {report.target}", head, rows, lines=True),
-        Text(f"{report.verdict} ({counted}): {_MEANS[report.verdict]}."),
+    verdict = [
+        Text(f"audit of {report.target}: {report.verdict} ({_counts(report.findings)})", style="bold"),
+        Text(f"{_MEANS[report.verdict]}."),
         Text(f"All p-values judged together (Holm), family-wise error {report.level:.1%}; {how}."),
+    ]
+    if everything:
+        return Group(*verdict, simple_table("every hypothesis", head, rows, lines=True))
+    in_full = [simple_table("failed or undecided", head, open_, lines=True)] if open_ else []
+    groups = simple_table(
+        "all tests (--verbose: every hypothesis)",
+        ("part", "test", "hypotheses", "least p-value, or largest error"),
+        _groups(report),
     )
+    return Group(*verdict, *in_full, groups)
+
+
+def _groups(report: AuditReport) -> list[tuple[str, str, str, str]]:
+    """One row for each test of each part: how its hypotheses fared, and the evidence of the one that came nearest to failing."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in report.findings:
+        groups.setdefault((finding.part, finding.test), []).append(finding)
+    return [(*key, _counts(found), min(found, key=_margin).evidence) for key, found in groups.items()]
+
+
+def _margin(finding: Finding) -> float:
+    """How far from failing, for a comparison within one test: small is near."""
+    if finding.p_value is not None and not math.isnan(finding.p_value):
+        return finding.p_value
+    if finding.error is None or not finding.tolerance:
+        return math.inf
+    return 1 - finding.error / finding.tolerance
+
+
+def _counts(findings: Iterable[Finding]) -> str:
+    counts = Counter(finding.verdict for finding in findings)
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("fail", "undecided", "pass", "skipped") if counts[verdict])

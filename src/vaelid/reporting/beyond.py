@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from vaelid.evaluation.bdmc import BDMC
-from vaelid.reporting.tables import simple_table
+from vaelid.reporting.tables import apart, counted, simple_table, words_of_count
 
 Results = Mapping[str, Any]
 Row = tuple[str, str, str, str]
@@ -18,8 +18,10 @@ _HEAD = ("quantity", ">value", ">± s.e.", "what it is")
 
 def beyond_tables(results: Results) -> Iterator[RenderableType]:
     """One table for each kind of number that an entry of a split has beyond its bounds."""
-    tables = {"ais": _ais, "gaps": _gaps, "aggregate": _aggregate}
-    return (table(results[kind]) for kind, table in tables.items() if kind in results)
+    for kind, table in {"ais": _ais, "gaps": _gaps, "aggregate": _aggregate}.items():
+        if kind in results:
+            note = f"OTHER IMAGES than the {results['images']:,} of the bounds: compare within this table only."
+            yield Group(table(results[kind]), *([Text(note)] if kind in apart(results) else []))
 
 
 def bdmc_tables(results: Results) -> Iterator[RenderableType]:
@@ -45,7 +47,7 @@ def _ais(found: Results) -> RenderableType:
             f"acceptance {accepted['mean']:.2f} on average (tuned to {accepted['target']:.2f} beforehand, then frozen), "
             f"{accepted['least']:.2f} in the worst tenth of the path of any image"
         )
-    return _table("annealed importance sampling", found["images"], rows, notes)
+    return _table(f"annealed importance sampling: {_counted(found)}", rows, notes)
 
 
 def _gaps(found: Results) -> RenderableType:
@@ -54,9 +56,8 @@ def _gaps(found: Results) -> RenderableType:
         _row("  approximation", found["approximation"], f"log p(x) − ELBO[q*], q* the best {found['family']} for each image"),
         _row("  amortization", found["amortization"], "ELBO[q*] − ELBO[q]: what the encoder loses; understated"),
     ]
-    return _table(
-        "gaps of the ELBO", found["images"], rows, [f"log p(x) from {found['log_p_from']}, a lower bound in expectation"]
-    )
+    notes = [f"log p(x) from {found['log_p_from']}, a lower bound in expectation"]
+    return _table(f"gaps of the ELBO: {_counted(found)}", rows, notes)
 
 
 def _aggregate(found: Results) -> RenderableType:
@@ -68,7 +69,7 @@ def _aggregate(found: Results) -> RenderableType:
         notes.append(
             "The mutual information is at its ceiling: images are told apart, and what is missing stands in the marginal KL."
         )
-    return _table("aggregate posterior", found["images"], rows, notes)
+    return _table(f"aggregate posterior: {_counted(found)}", rows, notes)
 
 
 _TERMS: dict[str, str | None] = {
@@ -89,13 +90,18 @@ def _bdmc(found: Results) -> RenderableType:
         rows.append(_row("importance", beside["bound"], f"importance-weighted lower bound, K = {beside['samples']}"))
         rows.append(_row("upper − importance", beside["below_upper"], "the same for the importance-weighted bound"))
     notes = [f"{found['name']}; largest gap of one image {found['gap']['largest']:.3f}; seed {found['plan']['seed']}"]
-    return _table("bidirectional Monte Carlo, log p(x)", found["images"], rows, notes, " drawn from the model")
+    title = f"bidirectional Monte Carlo, log p(x): {counted(found['images'])} drawn from the model"
+    return _table(title, rows, notes)
 
 
 def _row(name: str, number: Results, about: str) -> Row:
     return name, f"{number['value']:.3f}", "" if number["se"] is None else f"{number['se']:.3f}", about
 
 
-def _table(title: str, images: int, rows: list[Row], notes: list[str], which: str = "") -> RenderableType:
-    counted = f"{images:,} image{'' if images == 1 else 's'}{which}"
-    return Group(simple_table(f"{title}: {counted}, nats per image", _HEAD, rows), *map(Text, notes))
+def _counted(found: Results) -> str:
+    data = found["data"]
+    return words_of_count(found["images"], data.get("available", found["images"]), data["split"])
+
+
+def _table(title: str, rows: list[Row], notes: list[str]) -> RenderableType:
+    return Group(simple_table(f"{title}, nats per image", _HEAD, rows), *map(Text, notes))

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vaelid.errors import MachineError
-from vaelid.folder import RunFolder
+from vaelid.folder import EPOCH_FIGURE, RunFolder
 from vaelid.reporting import plots
 
 EVALUATION_FIGURES = (
@@ -106,7 +106,7 @@ def _validation_curve(history: Sequence[Mapping[str, Any]]) -> Figure | None:
 def _progress(folder: RunFolder, epochs: np.ndarray, means: np.ndarray) -> list[Path]:
     written: list[Path] = []
     for epoch, images in zip(epochs, means, strict=True):
-        name = f"generated_epoch_{epoch:04d}"
+        name = f"{EPOCH_FIGURE}{epoch:04d}"
         if not (folder.figures / f"{name}.pdf").is_file():  # a resumed run draws only what is new
             written += plots.save_figure(plots.image_grid(images / 255.0, heading=f"epoch {epoch}"), folder.figures, name)
     frames = np.stack([plots.tile(images / 255.0, columns=4, scale=max(1, 96 // images.shape[-1])) for images in means])

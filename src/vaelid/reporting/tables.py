@@ -17,12 +17,17 @@ from rich.text import Text
 
 from vaelid.evaluation.bdmc import BDMC
 from vaelid.evaluation.compare import Comparison
-from vaelid.folder import RunFolder
+from vaelid.folder import BEYOND, EPOCH_FIGURE, RunFolder
 from vaelid.parts import KINDS, part_options
 from vaelid.recipe import Recipe
 from vaelid.scoring.score import SCORES
 
 Results = Mapping[str, Any]
+_WITHOUT_KL = {
+    True: "KL per dimension: not known for this posterior; this prior factorizes over dimensions.",
+    False: "KL per dimension: not known for this posterior; this prior does not factorize over dimensions.",
+    None: "KL per dimension: not known for this prior or posterior, nor whether this prior factorizes over dimensions.",
+}
 _NO_SPLITS = (BDMC, SCORES)  # entries of results.json that are about the model
 _PIPE_WIDTH = 120  # of lines that go to a file or another program
 
@@ -63,27 +68,30 @@ def results_table(name: str, results: Results) -> RenderableType:
     for yardstick, number in results.get("yardsticks", {}).items():
         about = "yardstick: knows each pixel's own distribution, exact"
         rows.append((yardstick.replace("_", " "), *_value(number), "", about))
-    title = f"{name}: {_counted(results['images'], results['data']['split'])}, nats per image"
+    title = f"{name}: {counted(results['images'], results['data']['split'])}, nats per image"
     return Group(simple_table(title, ("quantity", ">value", ">± s.e.", ">bits/dim", "what it is"), rows), *_notes(results))
 
 
 def comparison_table(comparison: Comparison) -> RenderableType:
-    """Runs beside the first of them, with paired errors."""
+    """Runs beside the first of them, with paired errors; what is not comparable is labeled so before anything else."""
     rows: list[Sequence[str]] = []
+    labels = [Text(f"NOT COMPARABLE: {warning}", style="bold") for warning in comparison.warnings]
     for quantity, compared in comparison.rows.items():
         for i, row in enumerate(compared):
             difference = "reference" if row.difference is None else f"{row.difference:+.3f}"
             sigmas = "" if row.sigmas is None else f"{row.sigmas:+.1f}"
             numbers = (f"{row.value:.3f}", _error(row.se), difference, _error(row.difference_se), sigmas)
-            rows.append((quantity if i == 0 else "", row.name, *numbers))
+            name = f"{row.name}, {counted(row.images)}" if labels else row.name
+            rows.append((quantity if i == 0 else "", name, *numbers))
         rows.append(())
     columns = ("quantity", "run", ">value", ">± s.e.", ">difference", ">± paired s.e.", ">in s.e.")
-    title = f"{_counted(comparison.images, comparison.split)}, nats per image, lower is better"
-    notes = [
-        "A positive difference: the reference (first row) is better. 'independent pixels' has no latents: one value for both."
-    ]
-    notes += [f"NOT COMPARABLE: {warning}" for warning in comparison.warnings]
-    return Group(simple_table(title, columns, rows), *map(Text, notes))
+    yardstick = "'independent pixels' has no latents: one value for both."
+    if labels:
+        labels.append(Text("The differences are shown because of --anyway; they do not say which model is better."))
+        return Group(*labels, simple_table(f"{comparison.split} split, nats per image", columns, rows), Text(yardstick))
+    title = f"{counted(comparison.images, comparison.split)}, nats per image, lower is better"
+    meaning = f"A positive difference: the reference (first row) is better. {yardstick}"
+    return Group(simple_table(title, columns, rows), Text(meaning))
 
 
 def parts_table(kind: str) -> RenderableType:
@@ -108,6 +116,7 @@ def run_summary(folder: RunFolder, recipe: Recipe, about: Mapping[str, Any]) -> 
     made_by = f"vaelid {about['vaelid']} (commit {about['commit']}), torch {about['torch']}, {about['device']}"
     rows = [
         ("data", data),
+        ("images", _images(recipe, about)),
         ("model", f"{parts}, {recipe.model.latent} latents"),
         ("objective", f"{recipe.objective.name} {_settings(recipe.objective.options)}"),
         ("optimizer", f"{recipe.optimizer.name} {_settings(recipe.optimizer.options)}, {schedule}"),
@@ -117,6 +126,7 @@ def run_summary(folder: RunFolder, recipe: Recipe, about: Mapping[str, Any]) -> 
         ("made by", f"{made_by}, {about['processor']}"),
         ("user code", code or "none"),
         ("files", _files(folder)),
+        ("figures", _figures(folder)),
     ]
     table = simple_table(str(folder.path), ("", ""), rows)
     results = folder.read_json(folder.results_file)
@@ -129,12 +139,17 @@ def ranking(pairs: Sequence[tuple[str, float]], kind: str, most: int) -> Rendera
     title = f"{quantity} bound in nats, unlikeliest first"
     table = simple_table(title, ("image", ">nats"), [(name, f"{value:.3f}") for name, value in pairs[:most]])
     left_out = f" ({most} shown)" if len(pairs) > most else ""
-    return Group(table, Text(f"{_counted(len(pairs))} in all{left_out}; every value stands in results/input.npz."))
+    return Group(table, Text(f"{counted(len(pairs))} in all{left_out}; every value stands in results/input.npz."))
 
 
 def _notes(results: Results) -> list[Text]:
     units, data = results["active_units"], results["data"]
     lines = [f"FAILED CHECK, so these are no likelihoods: {failure}" for failure in results.get("failed", ())]
+    lines += _limits(results)
+    others = [f"{kind} ({counted(count)})" for kind, count in apart(results).items()]
+    if others:
+        lines.append(f"OTHER IMAGES: {', '.join(others)} below, not of these {results['images']:,}: compare within a table only.")
+    lines += _beside_yardstick(results)
     lines += _certificate(results["nll"])
     if results["kind"] == "density":
         lines.append(
@@ -142,13 +157,14 @@ def _notes(results: Results) -> list[Text]:
             "and compare only with densities on the same scale."
         )
     if results["kl_per_dimension"] is not None:
-        total = sum(results["kl_per_dimension"])
         lines.append(
             f"active units: {units['variance']} of {len(results['kl_per_dimension'])} (Var_x E_q[z_d|x] > 0.01), "
-            f"{units['kl']} (KL_d > 0.01); Σ KL_d = {total:.3f}, which is the rate only if the prior factorizes over dimensions."
+            f"{units['kl']} (KL_d > 0.01); {_kl_and_rate(results)}"
         )
     elif units["variance"] is not None:
         lines.append(f"active units: {units['variance']} (Var_x E_q[z_d|x] > 0.01)")
+    if results["kl_per_dimension"] is None and "prior_factorizes" in results:
+        lines.append(_WITHOUT_KL[results["prior_factorizes"]])
     lines.append(
         f"pixels: {data['support']}, {data['protocol']}; images {data['fingerprint'][:12]}…; noise seed {results['seed']}"
     )
@@ -186,8 +202,60 @@ def _certificate(nll: Results) -> list[str]:
     return lines
 
 
-def _counted(images: int, split: str = "") -> str:
+def counted(images: int, split: str = "") -> str:
+    """``1 image``, ``30 test images``."""
     return f"{images:,} {split}{' ' if split else ''}image{'' if images == 1 else 's'}"
+
+
+def words_of_count(images: int, available: int, split: str) -> str:
+    """``30 test images``, or ``30 test images (limited to the first of 359)``."""
+    return counted(images, split) + (f" (limited to the first of {available:,})" if images < available else "")
+
+
+def apart(results: Results) -> dict[str, int]:
+    """How many images each kind of number beyond the bounds is about, where they are not those of the bounds."""
+    found = {kind: results[kind] for kind in BEYOND if kind in results}
+    return {kind: b["images"] for kind, b in found.items() if b["data"]["fingerprint"] != results["data"]["fingerprint"]}
+
+
+def _limits(results: Results) -> list[str]:
+    """Where a limit left only some of the images: whoever reads the numbers must know. Earlier versions did not note it."""
+    images, data, training = results["images"], results["data"], results.get("training")
+    said = []
+    if images < data.get("available", images):
+        option = "data.train_limit" if data["split"] == "train" else "data.held_out_limit"
+        said.append(f"only the first {images:,} of {data['available']:,} {data['split']} images (--limit or {option})")
+    if training and training["images"] < training["available"]:
+        count = f"{training['images']:,} of {training['available']:,}"
+        said.append(f"the model was trained on only the first {count} images (data.train_limit)")
+    return [f"LIMITED: {'; '.join(said)}."] if said else []
+
+
+def _beside_yardstick(results: Results) -> list[str]:
+    """Whether the model beats independent pixels, in one sentence: below it nothing was learned."""
+    above = results.get("yardsticks", {}).get("independent_pixels", {}).get("nll_above")
+    if above is None or not above["se"]:
+        return []
+    difference, error = f"{abs(above['value']):.3f} ± {above['se']:.3f} nats (nll, paired by image)", 3 * above["se"]
+    advice = "" if results["data"]["split"] == "input" else ": train longer"  # of new images the model may know nothing
+    if above["value"] > error:
+        return [f"WORSE than independent pixels by {difference}{advice}."]
+    if above["value"] < -error:
+        return [f"better than independent pixels by {difference}."]
+    return [f"NOT TOLD APART from independent pixels, by {difference}{advice}."]
+
+
+def _kl_and_rate(results: Results) -> str:
+    """Σ_d KL_d beside the rate: whether they are one number for this prior."""
+    total, rate = sum(results["kl_per_dimension"]), results["neg_elbo"]["rate"]
+    if "prior_factorizes" not in results:  # earlier versions did not look
+        return f"Σ KL_d = {total:.3f}, which is the rate only if the prior factorizes over dimensions."
+    noise = " but for the noise of its draws" if results["neg_elbo"]["rate_kind"] == "sampled" else ""
+    return {
+        True: f"Σ KL_d = {total:.3f} is the rate of {rate:.3f}{noise}: this prior factorizes over dimensions.",
+        False: f"Σ KL_d = {total:.3f} is not the rate of {rate:.3f}: this prior does not factorize over dimensions.",
+        None: f"Σ KL_d = {total:.3f}; whether that is the rate of {rate:.3f} is not known, nor whether this prior factorizes.",
+    }[results["prior_factorizes"]]
 
 
 def _best_epoch(history: Sequence[Mapping[str, Any]]) -> str:
@@ -223,7 +291,25 @@ def _first_paragraph(part: Callable[..., Any]) -> str:
     return " ".join((inspect.getdoc(part) or "").split("\n\n")[0].split())
 
 
+def _images(recipe: Recipe, about: Mapping[str, Any]) -> str:
+    """How many images of each split, and which of them a limit left."""
+    counts = about["data"].get("images")
+    if counts is not None:
+        return ", ".join(words_of_count(count["images"], count["available"], split) for split, count in counts.items())
+    limits = {name: getattr(recipe.data, name) for name in ("train_limit", "held_out_limit")}  # made by an earlier version
+    return ", ".join(f"limited by data.{name} = {limit:,}" for name, limit in limits.items() if limit) or "all images"
+
+
 def _files(folder: RunFolder) -> str:
-    figures = list(folder.figures.rglob("*.png"))
-    names = [p.name for p in sorted(folder.path.iterdir()) if p.name != "lock"]
-    return f"{', '.join(names)}; {len(figures)} figures"
+    return ", ".join(entry.name for entry in sorted(folder.path.iterdir()) if entry.name != "lock")
+
+
+def _figures(folder: RunFolder) -> str:
+    """The figures by name, each as PNG and PDF; those of the epochs, of which there are many, as one."""
+    names = sorted(path.relative_to(folder.figures).with_suffix("").as_posix() for path in folder.figures.rglob("*.png"))
+    epochs = [name.removeprefix(EPOCH_FIGURE) for name in names if name.startswith(EPOCH_FIGURE)]
+    named = [name for name in names if not name.startswith(EPOCH_FIGURE)]
+    if epochs:
+        named.append(f"{EPOCH_FIGURE}<n> for {len(epochs)} epochs that improved, {int(epochs[0])} to {int(epochs[-1])}")
+    animations = [path.name for path in sorted(folder.figures.rglob("*.gif"))]
+    return ", ".join([*named, *animations]) or "none"

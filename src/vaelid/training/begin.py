@@ -61,12 +61,19 @@ def begin(folder: RunFolder, code: Mapping[str, bytes], data: Data, device: torc
         code: the files of user code, by name
     """
     shades = Shades.of(data.train)
+    counts = {name: {"images": len(split), "available": split.available} for name, split in data.splits.items()}
     about = {
         **describe_machine(device),
         "engine": ENGINE,
         "dtype": DTYPE,
         "threads": torch.get_num_threads(),
-        "data": {"name": data.name, "fingerprint": data.fingerprint, **describe_inputs(data), "shades": asdict(shades)},
+        "data": {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            **describe_inputs(data),
+            "shades": asdict(shades),
+            "images": counts,
+        },
         "init_from": str(init_from.resolve()) if init_from else None,
         "outcome": "",
     }
