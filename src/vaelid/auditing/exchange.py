@@ -14,6 +14,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +24,7 @@ from vaelid.auditing.adapter import Evidence, Face
 from vaelid.auditing.domain import Domain
 from vaelid.auditing.findings import Finding, Verdict
 from vaelid.auditing.proposals import Histograms, Proposal, Table, fit_continuous, fit_discrete
-from vaelid.auditing.statistics import Screen, compare
+from vaelid.auditing.statistics import Screen, compare, cut
 
 _HYPOTHESIS = "E_p[h q/(p+q)] = E_q[h p/(p+q)]"
 #: Each side must count for so many full draws, or the identity has not been tested.
@@ -107,10 +108,10 @@ def exchange(evidence: Evidence) -> list[Finding]:
 
 
 def _judge(evidence: Evidence, meeting: Meeting, condition: int) -> Finding:
-    shape_x, shape_y = (torch.tanh(r).nan_to_num(0.0).unsqueeze(1) for r in (meeting.ratio_x, meeting.ratio_y))
-    columns_x = torch.cat([shape_x, meeting.q.features(meeting.x)], dim=1) * meeting.weight_x[:, None]
-    columns_y = torch.cat([shape_y, meeting.q.features(meeting.y)], dim=1) * meeting.weight_y[:, None]
-    tested: Screen = compare(columns_x, columns_y)
+    tested: Screen = compare(
+        _columns(meeting.q, meeting.x, meeting.ratio_x, meeting.weight_x),
+        _columns(meeting.q, meeting.y, meeting.ratio_y, meeting.weight_y),
+    )
     where = _feature(meeting, _named(tested)) + (f" at condition {condition}" if evidence.conditions > 1 else "")
     verdict: Verdict = "pass"
     words = f"Sampler and density put different mass there: {where}"
@@ -121,6 +122,14 @@ def _judge(evidence: Evidence, meeting: Meeting, condition: int) -> Finding:
         verdict, words = "undecided", unplaced(meeting)
     detail = {"overlap": meeting.overlap, "dropped": meeting.dropped}
     return Finding("exchange", evidence.name, _HYPOTHESIS, verdict, words, where, tested.statistic, tested.p_value, detail=detail)
+
+
+def _columns(q: Proposal, x: Tensor, ratio: Tensor, weight: Tensor) -> Iterator[Tensor]:
+    """h of the draws times their weights, ``(n, m)`` piece by piece: the overall shape, then what belongs to the proposal."""
+    pieces = [cut(each, q.features(x[:1]).shape[1]) for each in (x, ratio, weight)]
+    for some_x, some_ratio, some_weight in zip(*pieces, strict=True):
+        shape = torch.tanh(some_ratio).nan_to_num(0.0).unsqueeze(1)
+        yield torch.cat([shape, q.features(some_x)], dim=1) * some_weight[:, None]
 
 
 def unplaced(meeting: Meeting) -> str:

@@ -30,7 +30,11 @@ _MOST_EVENTS = 4096
 _TOLERANCE = 2e-3
 _ENOUGH = 50.0
 #: Half width and nodes of both grids in u, by dimension. They end at different places, so that a tail that is cut off shows.
-_GRIDS = {1: ((12.0, 20_001), (10.0, 14_001)), 2: ((8.0, 401), (6.0, 271))}
+#: The second pair, four times the work, where the first does not find an integral of one.
+_GRIDS = {
+    1: [((12.0, 20_001), (10.0, 14_001))],
+    2: [((8.0, 201), (6.0, 137)), ((8.0, 401), (6.0, 271))],
+}
 _AT_ONCE = 20_000  # nodes; a network's layers of all would not fit memory
 
 
@@ -72,20 +76,29 @@ def _integrated(evidence: Evidence, domain: Domain, condition: int) -> Finding |
         draws = domain.to_real(evidence.x[:, condition : condition + 1])[0].reshape(len(evidence.x), -1)
     marks = torch.quantile(draws[:4000].double(), torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64), dim=0)
     center, spread = marks[1], (marks[2] - marks[0]).clamp_min(1e-6)
-    totals = []
-    for end, nodes in _GRIDS[draws.shape[1]]:
-        u = torch.linspace(-end, end, nodes, dtype=torch.float64)
-        grid = torch.cartesian_prod(*[u] * draws.shape[1]).reshape(-1, draws.shape[1])
-        log_volume = (spread.log() + torch.cosh(grid).log()).sum(1) + draws.shape[1] * math.log(float(u[1] - u[0]))
+    total = math.nan
+    for pair in _GRIDS[draws.shape[1]]:
         try:
-            log_p = _on_nodes(evidence, condition, center + spread * torch.sinh(grid))
+            total, other = (_integral(evidence, condition, center, spread, *grid) for grid in pair)
         except ValueError:
             return None
-        totals.append(float(torch.logsumexp(log_p + log_volume, 0).exp()))
-    if not abs(totals[0] - totals[1]) <= _TOLERANCE * max(1.0, totals[0]) / 2:
+        if not abs(total - other) <= _TOLERANCE * max(1.0, total) / 2:
+            total = math.nan
+        if abs(total - 1) <= _TOLERANCE:
+            break
+    if math.isnan(total):
         return None
-    words = f"The density integrates to {totals[0]:.6g} instead of 1"
-    return exact(_TEST, evidence.name, "∫ p(x) dx = 1", abs(totals[0] - 1), _TOLERANCE, words, "log_prob")
+    words = f"The density integrates to {total:.6g} instead of 1"
+    return exact(_TEST, evidence.name, "∫ p(x) dx = 1", abs(total - 1), _TOLERANCE, words, "log_prob")
+
+
+def _integral(evidence: Evidence, condition: int, center: Tensor, spread: Tensor, end: float, nodes: int) -> float:
+    """Of the density over u in ±end, the same number of nodes each way."""
+    u = torch.linspace(-end, end, nodes, dtype=torch.float64)
+    grid = torch.cartesian_prod(*[u] * len(center)).reshape(-1, len(center))
+    log_volume = (spread.log() + torch.cosh(grid).log()).sum(1) + len(center) * math.log(float(u[1] - u[0]))
+    log_p = _on_nodes(evidence, condition, center + spread * torch.sinh(grid))
+    return float(torch.logsumexp(log_p + log_volume, 0).exp())
 
 
 @torch.no_grad()

@@ -12,6 +12,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from vaelid.auditing.statistics import products
+
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _ROUNDS = 12
 _MOST_JOINT = 40  # dimensions up to which a full covariance is fitted
@@ -105,9 +107,9 @@ class Product(Proposal):
         return torch.logsumexp(self._log_joint(y), dim=1).sum(1)
 
     def sample(self, n: int) -> Tensor:
-        component = torch.multinomial(self.log_weight.T.exp(), n, replacement=True).T  # (n, D)
-        mean, variance = self.mean.gather(0, component), self.variance.gather(0, component)
-        return mean + variance.sqrt() * torch.randn_like(mean)
+        component = torch.multinomial(self.log_weight.T.exp(), n, replacement=True)  # (D, n)
+        mean, scale = self.mean.T.gather(1, component), self.variance.sqrt().T.gather(1, component)
+        return (mean + scale * torch.randn_like(mean)).T.contiguous()
 
 
 class Straightened(Proposal):
@@ -124,10 +126,10 @@ class Straightened(Proposal):
         self.inner = kind(self._straighten(y)[0], components)
 
     def _straighten(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        standard = (y - self.center) / self.spread
-        u = torch.where(self.heavy, torch.asinh(standard), standard)
-        slope = torch.where(self.heavy, -0.5 * torch.log1p(standard.square()), torch.zeros_like(y)) - self.spread.log()
-        return u, slope.sum(1)
+        u, log_slope = (y - self.center) / self.spread, -self.spread.log().sum()
+        standard = u[:, self.heavy]
+        u[:, self.heavy] = torch.asinh(standard)
+        return u, log_slope - 0.5 * torch.log1p(standard.square()).sum(1)
 
     def log_prob(self, y: Tensor) -> Tensor:
         """Density in the coordinates of ``y``: that of u plus log |du/dy|, ``(n,)`` nats."""
@@ -136,7 +138,8 @@ class Straightened(Proposal):
 
     def sample(self, n: int) -> Tensor:
         u = self.inner.sample(n)
-        return self.center + self.spread * torch.where(self.heavy, torch.sinh(u), u)
+        u[:, self.heavy] = torch.sinh(u[:, self.heavy])
+        return self.center + self.spread * u
 
     def features(self, y: Tensor) -> Tensor:
         """tanh u, its squares, its products of two coordinates (for D ≤ 24), and the features of the inner proposal."""
@@ -144,8 +147,7 @@ class Straightened(Proposal):
         waves = torch.tanh(u)
         columns = [waves, waves.square(), self.inner.features(u)]
         if 1 < u.shape[1] <= 24:
-            i, j = torch.triu_indices(u.shape[1], u.shape[1], 1)
-            columns.append(waves[:, i] * waves[:, j])
+            columns.append(products(waves, waves))
         return torch.cat(columns, dim=1)
 
 
@@ -233,14 +235,21 @@ class Table(Proposal):
 
 
 def fit_continuous(y: Tensor) -> Proposal:
-    """The best of a few mixtures for draws ``(n, D)`` float64 on the real line."""
+    """The best of a few mixtures for draws ``(n, D)`` float64 on the real line; more components while more are better."""
     fit, held_out = y[: 3 * len(y) // 4], y[3 * len(y) // 4 :]
     dims = y.shape[1]
-    joint = [1, 4, 16] if dims <= _MOST_JOINT else []
-    product = [8] if fit.numel() <= 300_000 else [1]
-    candidates: list[Proposal] = [Straightened(fit, Mixture, k) for k in joint if len(fit) > 20 * k * dims]
-    candidates += [Straightened(fit, Product, k) for k in product]
-    return max(candidates, key=lambda q: float(q.log_prob(held_out).mean()))
+    best: Proposal = Straightened(fit, Product, 8 if fit.numel() <= 300_000 else 1)
+    reached, joint = float(best.log_prob(held_out).mean()), -math.inf
+    for components in (1, 4, 16) if dims <= _MOST_JOINT else ():
+        if len(fit) <= 20 * components * dims:
+            break
+        proposal = Straightened(fit, Mixture, components)
+        before, joint = joint, float(proposal.log_prob(held_out).mean())
+        if joint <= before:
+            break
+        if joint > reached:
+            best, reached = proposal, joint
+    return best
 
 
 def fit_discrete(y: Tensor, values: Tensor, covers: bool) -> Proposal:

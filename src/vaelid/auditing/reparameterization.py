@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vaelid.auditing.adapter import Evidence
 from vaelid.auditing.findings import Finding, rule, skipped
-from vaelid.auditing.scores import MOST_ENTRIES, joined, projected, projections_of, support_moves
+from vaelid.auditing.scores import MOST_ENTRIES, joined, projected, projections_of, steps_of
 from vaelid.auditing.statistics import screen
 
 _TEST = "reparameterization"
@@ -35,7 +35,7 @@ def reparameterization(evidence: Evidence) -> list[Finding]:
     if not face.rdraw(2).requires_grad:
         words = "rsample gives samples that are detached from the parameters: no gradient reaches them through the samples"
         return [rule(_TEST, evidence.name, _HYPOTHESIS, False, words, ", ".join(parameters))]
-    names = [name for name in parameters if not support_moves(evidence, name)]
+    names = [name for name in parameters if steps_of(evidence, name) is not None]
     if not names:
         return [
             skipped(

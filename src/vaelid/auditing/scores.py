@@ -28,6 +28,7 @@ MOST_ENTRIES = 4096
 _PROJECTIONS = 8
 _FEW = 200_000  # numbers that the size of a step is found with
 _STEP = 0.2  # root mean square change of log p that a finite step shall make
+_NEAR = 0.7  # share of it that one more, nearly linear, correction brings close enough
 _FIRST = "E_p[∇_θ log p_θ(x)] = 0"
 _SECOND = "E_p[p_θ'(x) / p_θ(x)] = 1"
 
@@ -37,9 +38,7 @@ def scores(evidence: Evidence) -> list[Finding]:
     names = list(evidence.target.parameters)
     if not names:
         return [skipped("scores", evidence.name, _FIRST, "The part has no parameters")]
-    torch.manual_seed(evidence.plan.key(evidence.name, "directions"))
-    directions = 2 if evidence.plan.quick else 4
-    steps = {name: _steps(evidence, name, directions) for name in names}
+    steps = {name: steps_of(evidence, name) for name in names}
     moving = [name for name, columns in steps.items() if columns is None]
     fixed = {name: columns for name, columns in steps.items() if columns is not None}
     findings = [
@@ -84,9 +83,15 @@ def joined(screens: dict[str, Screen]) -> tuple[float, str]:
     return sidak(p_values[worst], len(screens)), worst
 
 
-def support_moves(evidence: Evidence, name: str) -> bool:
-    """Whether a small step of this parameter throws draws out of the support."""
-    return _steps(evidence, name, directions=1) is None
+def steps_of(evidence: Evidence, name: str) -> Tensor | None:
+    """Ratios less one for random directions of one parameter, ``(n, 2k)``, made once for all tests that need them.
+
+    None where a small step of the parameter throws draws out of the support.
+    """
+    if name not in evidence.kept:
+        torch.manual_seed(evidence.plan.key(evidence.name, "directions", name))
+        evidence.kept[name] = _steps(evidence, name, directions=2 if evidence.plan.quick else 4)
+    return evidence.kept[name]
 
 
 def block_gradients(evidence: Evidence, names: list[str]) -> dict[str, Tensor]:
@@ -128,10 +133,9 @@ def _steps(evidence: Evidence, name: str, directions: int) -> Tensor | None:
     None where a step throws draws out of the support.
     """
     parameter = evidence.target.parameters[name]
-    columns = []
+    size, columns = 1e-2 * float(parameter.abs().mean() or 1.0), []
     for _ in range(directions):
         direction = torch.randn_like(parameter)
-        size = 1e-2 * float(parameter.abs().mean() or 1.0)
         for _ in range(3):  # the change is nearly linear in the step: a few corrections hit the wanted size
             ahead = _change(evidence, name, size * direction, few=True)
             if ahead is None or not bool(torch.isfinite(ahead).all()):
@@ -140,6 +144,8 @@ def _steps(evidence: Evidence, name: str, directions: int) -> Tensor | None:
             if not spread:
                 break
             size *= min(100.0, _STEP / spread)
+            if _NEAR < spread / _STEP < 1 / _NEAR:
+                break
         ways = [_change(evidence, name, sign * size * direction) for sign in (1, -1)]
         if any(way is None or not bool(torch.isfinite(way).all()) for way in ways):
             return None

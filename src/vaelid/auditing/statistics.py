@@ -16,8 +16,9 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -35,6 +36,11 @@ _UNSEEN = 100.0
 _FEW = 20.0  # rows that make up a column's variance; with fewer it is too uncertain for a t-statistic
 _ROUNDING = 1e-6  # float32 values that should be equal differ by so much of themselves
 _LARGEST = 1e4  # a statistic beyond this says no more
+_IN_CACHE = 32_000  # numbers of a piece
+
+
+#: Values ``(n, m)``: all at once, or their rows in pieces.
+Rows = Tensor | Iterable[Tensor]
 
 
 @dataclass(frozen=True)
@@ -60,28 +66,39 @@ class Screen:
         return sidak(float(2 * stats.t.sf(self.statistic, self.degrees)), len(self.z))
 
 
-def screen(values: Tensor, samples: int | None = None) -> Screen:
+def screen(values: Rows, samples: int | None = None) -> Screen:
     """Test E[values] = 0 for every column of ``values`` ``(n, m)``.
 
     Args:
+        values: all rows, or piece by piece
         samples: independent draws behind the rows, if each row is the mean over several
     """
-    rows = values.detach().double()
-    mean, variance, third, fourth = _moments(rows)
-    floored = _with_floor(variance, fourth, len(rows), samples or len(rows))
-    z = _transformed(mean, floored / len(rows), third / len(rows) ** 2)
-    return Screen(z if bool((variance > 0).any()) else torch.where(mean == 0, z, math.nan), len(rows) - 1)
+    rows = _moments(values)
+    floored = _with_floor(rows, samples or rows.count)
+    z = _transformed(rows.mean, floored / rows.count, rows.third / rows.count**2)
+    return Screen(z if bool((rows.variance > 0).any()) else torch.where(rows.mean == 0, z, math.nan), rows.count - 1)
 
 
-def compare(a: Tensor, b: Tensor) -> Screen:
+def compare(values_a: Rows, values_b: Rows) -> Screen:
     """Test E[a] = E[b] for every column of two independent samples ``(n, m)`` and ``(k, m)``."""
-    mean_a, variance_a, third_a, fourth_a = _moments(a.detach().double())
-    mean_b, variance_b, third_b, fourth_b = _moments(b.detach().double())
-    floored_a, floored_b = _with_floor(variance_a, fourth_a, len(a), len(a)), _with_floor(variance_b, fourth_b, len(b), len(b))
-    third = third_a / len(a) ** 2 - third_b / len(b) ** 2
-    z = _transformed(mean_a - mean_b, floored_a / len(a) + floored_b / len(b), third)
-    moves = bool(((variance_a > 0) | (variance_b > 0)).any())
-    return Screen(z if moves else torch.where(mean_a == mean_b, z, math.nan), min(len(a), len(b)) - 1)
+    a, b = _moments(values_a), _moments(values_b)
+    variance = _with_floor(a, a.count) / a.count + _with_floor(b, b.count) / b.count
+    z = _transformed(a.mean - b.mean, variance, a.third / a.count**2 - b.third / b.count**2)
+    moves = bool(((a.variance > 0) | (b.variance > 0)).any())
+    return Screen(z if moves else torch.where(a.mean == b.mean, z, math.nan), min(a.count, b.count) - 1)
+
+
+def cut(x: Tensor, width: int) -> tuple[Tensor, ...]:
+    """Pieces of rows, of each of which ``width`` numbers will be made: as many as fit a processor's cache.
+
+    Where millions of numbers go through a dozen steps, the time is that of the memory traffic.
+    """
+    return x.split(max(1, _IN_CACHE // max(1, width)))
+
+
+def products(x: Tensor, y: Tensor) -> Tensor:
+    """x_i y_j for every i < j of the last dimension, in the order of ``torch.triu_indices``."""
+    return torch.cat([x[..., i : i + 1] * y[..., i + 1 :] for i in range(x.shape[-1] - 1)], dim=-1)
 
 
 def batched(values: Tensor) -> Tensor:
@@ -155,26 +172,60 @@ def tail_shapes(values: Tensor) -> Tensor:
     return torch.maximum(*shapes)
 
 
-def _moments(rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Mean, variance, third and fourth central moment per column; a column that is constant but for rounding has none."""
-    mean = rows.mean(0)
-    centered = rows - mean
-    centered = torch.where(centered.abs().amax(0) <= _ROUNDING * mean.abs(), 0.0, centered)
-    square = centered.square()
-    return mean, square.sum(0) / max(len(rows) - 1, 1), (square * centered).mean(0), square.square().mean(0)
+@dataclass(frozen=True)
+class _Moments:
+    """Of every column: mean, variance, third and fourth central moment, ``(m,)`` float64 each, over ``count`` rows."""
+
+    count: int
+    mean: Tensor
+    variance: Tensor
+    third: Tensor
+    fourth: Tensor
 
 
-def _with_floor(variance: Tensor, fourth: Tensor, rows: int, samples: int) -> Tensor:
+def _moments(values: Rows) -> _Moments:
+    """Over all rows, in one pass: powers of what is left after the first piece's mean is taken off.
+
+    A column that is constant but for rounding has no variance and no higher moments.
+    """
+    pieces = iter(cut(values, values.shape[1]) if isinstance(values, Tensor) else values)
+    first = next(pieces).detach().double()
+    shift, count = first.mean(0), 0
+    sums = torch.zeros(4, len(shift), dtype=shift.dtype, device=shift.device)
+    farthest = torch.zeros_like(shift)
+    for piece in chain([first], pieces):
+        centered = piece.detach().double() - shift
+        power = centered.clone()
+        for total in sums[:-1]:
+            total += power.sum(0)
+            power *= centered
+        sums[-1] += power.sum(0)
+        farthest = torch.maximum(farthest, centered.abs_().amax(0))
+        count += len(centered)
+    off, second, third, fourth = sums / count
+    mean = shift + off
+    moves = (farthest > _ROUNDING * mean.abs()) | ~torch.isfinite(mean)
+    variance = second - off.square()
+    third, fourth = (
+        third - 3 * off * second + 2 * off.pow(3),
+        fourth - 4 * off * third + 6 * off.square() * second - 3 * off.pow(4),
+    )
+    variance, third, fourth = (torch.where(moves, moment, 0.0) for moment in (variance, third, fourth))
+    return _Moments(count, mean, variance * (count / max(count - 1, 1)), third, fourth)
+
+
+def _with_floor(rows: _Moments, samples: int) -> Tensor:
     """Variances of rows, those that rest on few rows raised by what unseen events would add.
 
     (Σc²)²/Σc⁴ rows make up the variance of a column with centered values c: a third of all for a normal one, k for an event that
     came k times. Only below :data:`_FEW` of them is anything added, so a column's power does not depend on the units of the
     others. The size of an event is taken from all columns: k c² = variance · excess kurtosis where events are rare.
     """
-    counted = torch.where(variance > 0, rows * variance.square() / fourth, 0.0)
+    variance, fourth = rows.variance, rows.fourth
+    counted = torch.where(variance > 0, rows.count * variance.square() / fourth, 0.0)
     finite = torch.isfinite(variance) & torch.isfinite(fourth)
     excess = torch.where(variance > 0, fourth / variance.square() - 3, 0.0).clamp_min(0)
-    unseen = variance * (excess * min(1.0, _UNSEEN / rows) + min(1.0, _UNSEEN / samples))
+    unseen = variance * (excess * min(1.0, _UNSEEN / rows.count) + min(1.0, _UNSEEN / samples))
     typical = torch.where(finite, unseen, math.nan).nanmean().nan_to_num(0.0)
     return variance + typical * (1 - counted / _FEW).clamp(0, 1).nan_to_num(0.0)
 

@@ -20,10 +20,11 @@ from torch import Tensor
 
 from vaelid.auditing.adapter import Evidence
 from vaelid.auditing.findings import Finding, skipped
-from vaelid.auditing.statistics import batched, batched_name, screen
+from vaelid.auditing.statistics import batched, batched_name, cut, products, screen
 
 _HYPOTHESIS = "E_p[∂_i log p · f + ∂_i f] = 0"
 _MOST_PAIRED = 24  # dimensions up to which every pair is looked at
+_SINGLE = 4  # functions of each single coordinate
 _KERNELS = 5
 _STANDARD_IQR = 1.349  # of a standard normal
 
@@ -71,15 +72,11 @@ def _middle(y: Tensor) -> tuple[Tensor, Tensor]:
 
 def _coordinates(evidence: Evidence, y: Tensor, gradient: Tensor) -> Finding:
     dims = y.shape[-1]
-    tanh, tail, bump = torch.tanh(y), torch.tanh(y / 4), y * torch.exp(-0.5 * y.square())
-    slopes = (torch.zeros_like(y), 1 - tanh.square(), (1 - tail.square()) / 4, (1 - y.square()) * torch.exp(-0.5 * y.square()))
-    columns = [gradient * f + slope for f, slope in zip((torch.ones_like(y), tanh, tail, bump), slopes, strict=True)]
-    names = [f"dimension {i}" for i in range(dims)] * len(columns)
+    names = [f"dimension {i}" for i in range(dims)] * _SINGLE
     if 1 < dims <= _MOST_PAIRED:
-        i, j = torch.triu_indices(dims, dims, 1)
-        columns += [gradient[..., i] * tanh[..., j], gradient[..., j] * tanh[..., i]]
-        names += [f"dimensions {a} and {b}" for a, b in zip(i.tolist(), j.tolist(), strict=True)] * 2
-    tested = screen(batched(torch.cat(columns, dim=-1)))
+        names += [f"dimensions {i} and {j}" for i, j in torch.triu_indices(dims, dims, 1).T.tolist()] * 2
+    pieces = zip(cut(y, len(names) * evidence.conditions), cut(gradient, len(names) * evidence.conditions), strict=True)
+    tested = screen(batched(_coordinate_columns(*piece)) for piece in pieces)
     where = batched_name(tested.worst, names, evidence.conditions)
     words = (
         f"In {where} the draws do not follow the slope of log p: the sampler has another location, scale, "
@@ -88,20 +85,41 @@ def _coordinates(evidence: Evidence, y: Tensor, gradient: Tensor) -> Finding:
     return Finding("stein", evidence.name, _HYPOTHESIS, "pass", words, where, tested.statistic, tested.p_value)
 
 
+def _coordinate_columns(y: Tensor, gradient: Tensor) -> Tensor:
+    """∂_i log p · f + ∂_i f of single coordinates, then of pairs, ``(n, B, m)``."""
+    tanh, tail, square = torch.tanh(y), torch.tanh(y / 4), y.square()
+    bell = torch.exp(-0.5 * square)
+    columns = [
+        gradient,
+        gradient * tanh + (1 - tanh.square()),
+        gradient * tail + (1 - tail.square()) / 4,
+        gradient * y * bell + (1 - square) * bell,
+    ]
+    if 1 < y.shape[-1] <= _MOST_PAIRED:
+        columns += [products(gradient, tanh), products(tanh, gradient)]
+    return torch.cat(columns, dim=-1)
+
+
 def _kernels(evidence: Evidence, y: Tensor, gradient: Tensor) -> Finding:
     """The kernel's anchors are draws that are not used in the means."""
     dims, anchors = y.shape[-1], y[:_KERNELS]
     y, gradient = y[_KERNELS:], gradient[_KERNELS:]
+    names = [f"dimension {i}" for i in range(dims)] * _KERNELS
+    pieces = zip(cut(y, len(names) * evidence.conditions), cut(gradient, len(names) * evidence.conditions), strict=True)
+    tested = screen(batched(_kernel_columns(some, slope, anchors)) for some, slope in pieces)
+    where = batched_name(tested.worst, names, evidence.conditions)
+    words = f"Around some draws the density's slope in {where} is not that of the sampler: local shape or dependence differs"
+    return Finding("stein-kernel", evidence.name, _HYPOTHESIS, "pass", words, where, tested.statistic, tested.p_value)
+
+
+def _kernel_columns(y: Tensor, gradient: Tensor, anchors: Tensor) -> Tensor:
+    """∂_i log p · f + ∂_i f of the kernels at the anchors, ``(n, B, m)``."""
     columns = []
     for anchor in anchors:
         away = y - anchor
         kernel = (1 + away.square().mean(-1, keepdim=True)).rsqrt()  # ℓ² = D: distances grow with √D
-        columns.append(gradient * kernel - away * kernel.pow(3) / dims)
-    names = [f"dimension {i}" for i in range(dims)] * _KERNELS
-    tested = screen(batched(torch.cat(columns, dim=-1)))
-    where = batched_name(tested.worst, names, evidence.conditions)
-    words = f"Around some draws the density's slope in {where} is not that of the sampler: local shape or dependence differs"
-    return Finding("stein-kernel", evidence.name, _HYPOTHESIS, "pass", words, where, tested.statistic, tested.p_value)
+        columns.append(gradient * kernel - away * kernel.pow(3) / y.shape[-1])
+    return torch.cat(columns, dim=-1)
 
 
 @torch.no_grad()
