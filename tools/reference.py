@@ -52,7 +52,7 @@ def commands() -> str:
         usage = " ".join(("vaelid", *words, *command.collect_usage_pieces(context)))
         rows = [_parameter(parameter) for parameter in command.params if parameter.name != "help"]
         sections += [f"## {' '.join(words)}", _prose(command.help or ""), _fenced("text", usage)]
-        sections += [_table(("", "", "default"), rows)] if rows else []
+        sections += [_table(("argument", "meaning", "default"), rows)] if rows else []
     return "\n\n".join(sections) + "\n"
 
 
@@ -65,22 +65,34 @@ def python() -> str:
 
 def _described(part: Callable[..., Any], options: dict[str, Option]) -> list[str]:
     text = inspect.cleandoc(inspect.getdoc(part) or "") + "\n"
-    sections = {match[1]: inspect.cleandoc(match[2]) for match in _SECTION.finditer(text)}
-    meanings = _meanings(sections.get("Args", ""))
+    sections = _sections(text)
     body = [_prose(_SECTION.sub("", text).strip())]
     if options:
-        rows = [(f"`{name}`", option.allowed, _default(option.default), meanings.get(name, "")) for name, option in options.items()]
-        body.append(_table(("option", "allowed", "default", ""), rows))
+        meanings = _meanings(part)
+        rows = [(f"`{name}`", _allowed(option), _default(option.default), meanings.get(name, "")) for name, option in options.items()]
+        width = 4 if any(row[3] for row in rows) else 3
+        body.append(_table(("option", "allowed", "default", "meaning")[:width], [row[:width] for row in rows]))
     if "References" in sections:
         body.append(f"*{' '.join(sections['References'].split())}*")
     return body
 
 
-def _meanings(section: str) -> dict[str, str]:
-    """What an ``Args`` section says, by argument; lines that go on are joined."""
-    entries = re.split(r"\n(?=\S)", section)
-    pairs = (entry.partition(": ") for entry in entries if ": " in entry)
-    return {name.strip(): " ".join(text.split()) for names, _, text in pairs for name in names.split(",")}
+def _sections(docstring: str) -> dict[str, str]:
+    return {match[1]: inspect.cleandoc(match[2]) for match in _SECTION.finditer(docstring)}
+
+
+def _meanings(part: Callable[..., Any]) -> dict[str, str]:
+    """What the ``Args`` sections of a part and its base classes say, by argument; lines that go on are joined."""
+    found: dict[str, str] = {}
+    for owner in reversed(inspect.getmro(part)) if inspect.isclass(part) else [part]:
+        section = _sections(inspect.cleandoc(owner.__doc__ or "") + "\n").get("Args", "")
+        pairs = (entry.partition(": ") for entry in re.split(r"\n(?=\S)", section) if ": " in entry)
+        found |= {name.strip(): " ".join(text.split()) for names, _, text in pairs for name in names.split(",")}
+    return found
+
+
+def _allowed(option: Option) -> str:
+    return ", ".join(f"`{choice}`" for choice in option.choices) or option.allowed
 
 
 def _verbs(words: tuple[str, ...], command: Any) -> Iterable[tuple[tuple[str, ...], Any]]:
@@ -93,7 +105,7 @@ def _verbs(words: tuple[str, ...], command: Any) -> Iterable[tuple[tuple[str, ..
 def _parameter(parameter: Any) -> tuple[str, str, str]:
     names = [*parameter.opts, *parameter.secondary_opts]
     shown = " ".join(f"`{name}`" for name in names) if parameter.param_type_name == "option" else f"`{parameter.metavar}`"
-    return shown, _prose(parameter.help or ""), "" if parameter.default is None else _default(parameter.default)
+    return shown, _prose(parameter.help or ""), "" if parameter.default in (None, False) else _default(parameter.default)
 
 
 def _default(value: Any) -> str:

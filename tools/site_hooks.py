@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ("tutorial.ipynb",)
 _LINK = re.compile(r"\[(?P<text>(?:[^\[\]]|\[[^\[\]]*\])*)\]\((?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?\)")
 _FORMULA = re.compile(r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<latex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL)
+_FUNCTION = re.compile(r"(<mi>(?:log|ln|exp)</mi>)(?=<m(?:i|n|sub|sup|subsup|row|frac|sqrt|munder|munderover)\b)")
 _ROLE = re.compile(r":(?:class|meth|attr|func|mod):(?=<code>)")
 
 
@@ -112,4 +113,5 @@ def mathml(match: re.Match[str], place: str) -> str:
         raise PluginError(f"{place}: this formula cannot be converted ({type(error).__name__} {error}): {latex}") from error
     if "\\" in found:
         raise PluginError(f"{place}: the converter left a command as it was: {latex}")
+    found = _FUNCTION.sub(r'\1<mspace width="0.17em"/>', found)  # as TeX has it between a function's name and its argument
     return f'<div class="formula">{found}</div>' if block else found
