@@ -279,7 +279,21 @@ def test_the_test_split_is_met_once_by_chosen_and_reference(tmp_path: Path, monk
 
 def test_the_program_trains_in_processes_and_shows_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, out = Program(capsys), tmp_path / "study"
-    monkeyed = ["study", "digits", *TINY_OPTIONS, "--device", "cpu", "--out", out, "--grid", "lr=1e-3,1e30", "--jobs", 2]
+    monkeyed = [
+        "study",
+        "digits",
+        *TINY_OPTIONS,
+        "--device",
+        "cpu",
+        "--out",
+        out,
+        "--grid",
+        "lr=1e-3,1e30",
+        "--jobs",
+        2,
+        "--track",
+        "tensorboard",
+    ]
     listed = run(*monkeyed, "--dry-run")
     assert "lr=1e+30,seed=0" in listed.out
     assert not out.exists()
@@ -289,6 +303,7 @@ def test_the_program_trains_in_processes_and_shows_what_it_found(tmp_path: Path,
     members = json.loads((out / "study.json").read_text())["members"]
     assert [m["status"] for m in members.values()] == ["finished", "diverged"]
     assert "became" in members["lr=1e+30,seed=0"]["message"]
+    assert list((out / "lr=0.001,seed=0" / "tracking" / "tensorboard").iterdir())
     shown = run("show", out).out
     assert shown in said.out
     assert "left out of the selection: lr=1e+30 (1 of 1 diverged)" in shown

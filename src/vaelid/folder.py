@@ -1,7 +1,7 @@
 """The run folder on disk: the contract between training, evaluation, studies and reports.
 
     recipe.toml  model.safetensors  checkpoint/  metrics.jsonl  results.json  results/<split>.npz  samples/  figures/
-    environment.json  code/  log.txt  lock
+    environment.json  code/  tracking/  log.txt  lock
 
 Every file is replaced in one step (written beside, flushed to disk, renamed), so a kill at any moment leaves the old or the new
 one; metrics.jsonl and log.txt grow by lines. Nothing in it is ever unpickled.
@@ -79,8 +79,9 @@ class RunFolder:
         self.real_file = self.samples / "real.npz"
         self.figures = self.path / "figures"
         self.code = self.path / "code"
+        self.tracking = self.path / "tracking"
         files = (self.recipe_file, self.weights_file, self.metrics_file, self.results_file, self.environment_file, self.log_file)
-        self.own = (*files, self.audit_file, self.checkpoints, self.results, self.samples, self.figures, self.code)
+        self.own = (*files, self.audit_file, self.checkpoints, self.results, self.samples, self.figures, self.code, self.tracking)
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"

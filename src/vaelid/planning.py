@@ -20,6 +20,7 @@ from vaelid.training.begin import clear, require_room
 from vaelid.training.request import Request, base_recipe, named, request
 from vaelid.training.start import choose_device
 from vaelid.training.surroundings import own_randomness
+from vaelid.training.tracking import trackers_of
 from vaelid.worker import Order
 
 _FINGERPRINT = "data (fingerprint)"
@@ -35,6 +36,7 @@ class Common:
     device: str = "auto"
     init_from: Path | None = None
     checkpoint_seconds: float = 10.0
+    track: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def plan(out: Path, common: Common, grid: Mapping[str, Sequence[Any]], seeds: in
         if value < 1:
             raise UserError(f"{name} must be at least 1; it is {value}.")
     choose_device(common.device)
+    trackers_of(common.track)
     axes = [canonical(name) for name in grid]
     planned = Plan({axis: [] for axis in axes}, [], {}, {})
     for own in combinations(grid):
@@ -120,7 +123,7 @@ def _order(folder: Path, recipe: Recipe, code_from: Path, common: Common, jobs: 
     threads = int(about.get("threads", max(1, min(torch.get_num_threads(), pool.cores() // jobs))))
     start = str(common.init_from.resolve()) if common.init_from is not None else None
     where = (str(code_from.resolve()), str(folder.resolve()))
-    return Order(recipe.to_toml(), *where, common.device, start, common.checkpoint_seconds, threads)
+    return Order(recipe.to_toml(), *where, common.device, start, common.checkpoint_seconds, threads, common.track)
 
 
 def _member(

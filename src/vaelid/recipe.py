@@ -189,13 +189,17 @@ class Recipe:
                 blocks.append("\n".join([f"[{section}]", *lines]))
         return "\n\n".join(blocks) + "\n"
 
+    def flat(self) -> dict[str, Any]:
+        """All settings by full name: ``{"section.key": value}``."""
+        return {f"{section}.{key}": value for section, settings in self.to_dict().items() for key, value in settings.items()}
+
     def identity(self) -> dict[str, Any]:
         """The settings that make a run this run and no other, flat: ``{"section.key": value}``.
 
         ``patience`` may be raised on a run that stands, and so may ``epochs`` unless the schedule is stretched over them (or may
         be: a user's own schedule).
         """
-        flat = {f"{section}.{key}": value for section, settings in self.to_dict().items() for key, value in settings.items()}
+        flat = self.flat()
         del flat["training.patience"]
         if self.schedule.name in SCHEDULES and not SCHEDULES[self.schedule.name].needs_total:
             del flat["training.epochs"]

@@ -39,6 +39,7 @@ from vaelid.trained import trained_model
 from vaelid.training.request import Request, request
 from vaelid.training.start import Conditions, choose_device, train_in
 from vaelid.training.surroundings import own_randomness
+from vaelid.training.tracking import trackers_of
 from vaelid.vae import VAE, Samples
 
 
@@ -320,6 +321,7 @@ def train(
     init_from: Path | str | None = None,
     device: str = "auto",
     checkpoint_seconds: float = 10.0,
+    track: Sequence[str] = (),
     reporter: Reporter | None = None,
     settings: Mapping[str, Any] | None = None,
     **shortcuts: Any,
@@ -334,15 +336,17 @@ def train(
         init_from: a run folder whose trained weights to start from
         device: ``auto``, ``cpu``, ``cuda``, ``mps``
         checkpoint_seconds: at least so long between checkpoints
+        track: trackers that are told of every epoch: ``["tensorboard"]``, ``wandb``, ``mlflow``
         settings: ``{"section.key": value}``
         shortcuts: settings by short name: ``prior="mixture"``, ``latent=8``, ``epochs=50``, ``lr=1e-3`` …
 
     Raises:
         VaelidError: see ``vaelid.errors``; what was saved before stays.
     """
+    trackers = trackers_of(track)
     asked = request(data, recipe, out, {**shortcuts, **(settings or {})})
     start_from = Path(init_from) if init_from is not None else None
-    conditions = Conditions(choose_device(device), overwrite, start_from, checkpoint_seconds)
+    conditions = Conditions(choose_device(device), overwrite, start_from, checkpoint_seconds, trackers)
     return carry_out(asked, conditions, reporter or Silent())
 
 

@@ -80,6 +80,7 @@ def study(
     init_from: Path | str | None = None,
     device: str = "auto",
     checkpoint_seconds: float = 10.0,
+    track: Sequence[str] = (),
     reporter: Reporter | None = None,
     settings: Mapping[str, Any] | None = None,
     **shortcuts: Any,
@@ -96,7 +97,7 @@ def study(
         jobs: trainings at a time; the threads are divided among them
         evaluate: evaluate the chosen and the reference combination on the test split
         samples: K of that evaluation
-        recipe, init_from, device, checkpoint_seconds, settings, shortcuts: as ``train`` takes them
+        recipe, init_from, device, checkpoint_seconds, track, settings, shortcuts: as ``train`` takes them
         overwrite: start afresh in a folder that holds a study
 
     Raises:
@@ -105,7 +106,7 @@ def study(
         Interrupted: when stopped; the same call goes on.
     """
     start_from = Path(init_from) if init_from is not None else None
-    common = Common(data, recipe, {**shortcuts, **(settings or {})}, device, start_from, checkpoint_seconds)
+    common = Common(data, recipe, {**shortcuts, **(settings or {})}, device, start_from, checkpoint_seconds, tuple(track))
     planned = plan(Path(out), common, grid or {}, seeds, jobs)
     carry_out_study(Path(out), planned, jobs, Conclusion(evaluate, samples, device), overwrite, reporter or Silent())
     return Study(out, device)

@@ -25,6 +25,7 @@ from vaelid.recipe import from_toml
 from vaelid.run import carry_out
 from vaelid.training.request import Request
 from vaelid.training.start import Conditions, choose_device
+from vaelid.training.tracking import trackers_of
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Order:
     init_from: str | None
     checkpoint_seconds: float
     threads: int
+    track: tuple[str, ...] = ()
 
     def to_line(self) -> bytes:
         """One line of JSON."""
@@ -54,7 +56,7 @@ def carry_out_order(order: Order) -> None:
     recipe = from_toml(order.recipe)
     asked = Request(recipe, load_data(recipe.data), Path(order.code_from), RunFolder(order.folder))
     start_from = Path(order.init_from) if order.init_from is not None else None
-    conditions = Conditions(choose_device(order.device), False, start_from, order.checkpoint_seconds)
+    conditions = Conditions(choose_device(order.device), False, start_from, order.checkpoint_seconds, trackers_of(order.track))
     carry_out(asked, conditions, Silent())
 
 

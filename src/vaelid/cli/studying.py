@@ -50,6 +50,7 @@ def study(
     set_: Set = None,
     device: Device = "auto",
     init_from: options.InitFrom = None,
+    track: options.Track = None,
     skip_bad: options.SkipBad = False,
     overwrite: options.Overwrite = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the members and train nothing.")] = False,
@@ -64,7 +65,9 @@ def study(
     from vaelid.sweeps.grid import parse_axes
     from vaelid.sweeps.summary import Summary
 
-    planned = plan(out, Common(data, recipe, settings, device, init_from), parse_axes(grid or []), seeds, jobs)
+    planned = plan(
+        out, Common(data, recipe, settings, device, init_from, track=tuple(track or ())), parse_axes(grid or []), seeds, jobs
+    )
     if dry_run:
         _list(planned)
         return

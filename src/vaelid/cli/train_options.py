@@ -27,6 +27,9 @@ FirstSeed = Annotated[int | None, typer.Option(metavar="N", help="Seed of weight
 Binarization = Annotated[str | None, typer.Option(help="dynamic, resampled, threshold or none.")]
 InitFrom = Annotated[Path | None, typer.Option(metavar="RUN", help="Start from the weights of a trained run.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Go on without unreadable image files.")]
+Track = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="Tell every epoch to tensorboard, wandb or mlflow; repeatable.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start afresh in a folder that holds a run or study.")]
 
 

@@ -34,6 +34,7 @@ def train(
     set_: Set = None,
     device: Device = "auto",
     init_from: options.InitFrom = None,
+    track: options.Track = None,
     skip_bad: options.SkipBad = False,
     overwrite: options.Overwrite = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and train nothing.")] = False,
@@ -41,7 +42,9 @@ def train(
     """Train a VAE. The same command again goes on where it was interrupted."""
     settings = options.settings_of(dict(locals()))
     from vaelid.training.request import request
+    from vaelid.training.tracking import trackers_of
 
+    trackers = trackers_of(track or [])
     asked = request(data, recipe, out, settings)
     if dry_run:
         print(asked.recipe.resolve(asked.code_from).to_toml(unset=True), end="")
@@ -52,7 +55,7 @@ def train(
     from vaelid.run import carry_out
     from vaelid.training.start import Conditions, choose_device
 
-    conditions = Conditions(choose_device(device), overwrite, init_from)
+    conditions = Conditions(choose_device(device), overwrite, init_from, trackers=trackers)
     pixels = f"{words_of_count(len(asked.data.train), asked.data.train.available, 'training')}, pixels {asked.data.support}"
     with default_reporter() as reporter:
         reporter.say(f"{asked.data.name}: {pixels}; likelihood {asked.recipe.likelihood.name}; run folder {asked.folder.path}")

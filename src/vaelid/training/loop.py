@@ -147,6 +147,7 @@ def finish_epoch(training: Training, reporter: Reporter) -> None:
     training.folder.append_metrics(line)
     training.history.append(line)
     tell(training, seen, line, reporter)
+    training.track(line)
 
 
 def words(training: Training, loss: float) -> str:

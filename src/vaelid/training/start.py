@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from vaelid.training.loop import fit
 from vaelid.training.snapshots import Snapshots
 from vaelid.training.state import Training, average_of
 from vaelid.training.surroundings import fixed_numerics, own_randomness, stop_on_signal
+from vaelid.training.tracking import Tracker, tracked
 from vaelid.vae import VAE
 
 __all__ = ["Conditions", "choose_device", "own_randomness", "train_in"]
@@ -38,6 +40,7 @@ class Conditions:
     overwrite: bool = False
     init_from: Path | None = None
     checkpoint_seconds: float = 10.0  # at least so long between checkpoints; 0: after every step
+    trackers: Mapping[str, Tracker] = field(default_factory=dict)  # by name; told of every epoch
 
 
 def train_in(folder: RunFolder, recipe: Recipe, code_from: Path, data: Data, conditions: Conditions, reporter: Reporter) -> str:
@@ -65,13 +68,14 @@ def train_in(folder: RunFolder, recipe: Recipe, code_from: Path, data: Data, con
                 start_afresh(training, recipe, code_from, conditions)
             else:
                 go_on(training, recipe, reporter)
-            if training.outcome:
-                training.save_kept()
-                reporter.say(f"{folder.path} is finished: {training.outcome}. Raise --epochs or --patience to go on.")
-            else:
-                note_outcome(folder, "")
-                with reporter.bar("training", recipe.training.epochs * training.batches, training.state.step):
-                    fit(training, reporter, stop_asked, conditions.checkpoint_seconds)
+            with tracked(conditions.trackers, folder, recipe.flat(), training.history, reporter) as training.track:
+                if training.outcome:
+                    training.save_kept()
+                    reporter.say(f"{folder.path} is finished: {training.outcome}. Raise --epochs or --patience to go on.")
+                else:
+                    note_outcome(folder, "")
+                    with reporter.bar("training", recipe.training.epochs * training.batches, training.state.step):
+                        fit(training, reporter, stop_asked, conditions.checkpoint_seconds)
             note_outcome(folder, training.outcome)
             return training.outcome
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -63,6 +63,7 @@ class Training:
     kept_saved: bool = True  # whether model.safetensors is known to hold ``kept_weights``
     history: list[dict[str, Any]] = field(default_factory=list)
     validated: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))  # −ELBO per image, last epoch's
+    track: Callable[[Mapping[str, Any]], None] = lambda _line: None  # told the line of every epoch
 
     @property
     def batches(self) -> int:
