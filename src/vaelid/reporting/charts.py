@@ -17,10 +17,11 @@ Place = tuple[float, float]
 
 FONT = "DejaVu Sans"  # comes with matplotlib: the same letters on every machine
 INK, QUIET, RULE = "#222222", "#666666", "#E4E4E4"
+SIZE: Place = (7.2, 4.2)  # inches, of a chart
 BLUE, ORANGE, GRAY = "#0072B2", "#D55E00", "#B5B5B5"  # Okabe & Ito 2008, safe for color-blind readers
 
 
-def chart(xlabel: str, ylabel: str, heading: str, size: Place = (7.2, 4.2), right: float = 0.35) -> tuple[Figure, Axes]:
+def chart(xlabel: str, ylabel: str, heading: str, size: Place = SIZE, right: float = 0.35) -> tuple[Figure, Axes]:
     """A figure of ``size`` inches with one quiet axes; the margins are fixed in inches, so that no layout need be solved."""
     figure = Figure(figsize=size, facecolor="white")
     left, bottom, top = 0.85, 0.68, 0.62 if heading else 0.3

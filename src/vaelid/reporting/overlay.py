@@ -16,7 +16,9 @@ from vaelid.reporting import charts
 Array = NDArray[np.float64]
 
 
-def overlaid_curves(curves: Mapping[str, Sequence[Array]], logarithmic: bool = False, heading: str = "") -> Figure:
+def overlaid_curves(
+    curves: Mapping[str, Sequence[Array]], logarithmic: bool = False, heading: str = "", size: charts.Place = charts.SIZE
+) -> Figure:
     """−ELBO per epoch of every seed ``(E,)`` of every combination, each named at the end of its last line.
 
     A linear axis is zoomed to the later epochs and says so; both axes of a logarithmic one are, the lower end being how far each
@@ -28,7 +30,7 @@ def overlaid_curves(curves: Mapping[str, Sequence[Array]], logarithmic: bool = F
     values = np.concatenate([line[np.isfinite(line)] for lines in curves.values() for line in lines])
     best = float(values.min())
     ylabel = f"−ELBO above the best, {best:.2f} (nats)" if logarithmic else "validation −ELBO (nats per image)"
-    figure, axes = charts.chart("epoch", ylabel, heading, right=0.5 + 0.085 * max(map(len, curves)))
+    figure, axes = charts.chart("epoch", ylabel, heading, size, right=min(0.5 + 0.085 * max(map(len, curves)), 0.45 * size[0]))
     for (lines, color), style in zip(zip(curves.values(), colors, strict=True), _styles(len(curves)), strict=True):
         for line in lines:
             shown = _above(line, best) if logarithmic else np.where(np.isfinite(line), line, np.nan)

@@ -93,7 +93,13 @@ def interpolation_strip(images: Array, heading: str = "") -> Figure:
 
 
 def validation_curve(
-    epochs: Array, neg_elbo: Array, best_epoch: int, std_errors: MaybeArray = None, training: MaybeArray = None, heading: str = ""
+    epochs: Array,
+    neg_elbo: Array,
+    best_epoch: int,
+    std_errors: MaybeArray = None,
+    training: MaybeArray = None,
+    heading: str = "",
+    size: Place = charts.SIZE,
 ) -> Figure:
     """−ELBO per epoch ``(E,)`` in nats per image, the best epoch marked, with ±1 s.e., and the training loss where given.
 
@@ -111,7 +117,7 @@ def validation_curve(
         raise ValueError(f"best_epoch must be one of the epochs, with a finite −ELBO; got {best_epoch}")
     best = validation[at_best].item()
     said = f"best, epoch {best_epoch}\n{best:.2f}"
-    figure, axes = charts.chart("epoch", "−ELBO (nats per image)", heading, right=1.6)
+    figure, axes = charts.chart("epoch", "−ELBO (nats per image)", heading, size, right=1.6)
     _draw(axes, epochs, curves)
     if std_errors is not None:
         errors = _row("std_errors", std_errors, len(epochs), holes=True)
@@ -136,7 +142,12 @@ def validation_curve(
 
 
 def latent_map(
-    points: Array, labels: MaybeArray = None, label_names: Names = (), explained: MaybeArray = None, heading: str = ""
+    points: Array,
+    labels: MaybeArray = None,
+    label_names: Names = (),
+    explained: MaybeArray = None,
+    heading: str = "",
+    size: Place = (5.9, 5.8),
 ) -> Figure:
     """Latent points ``(N, 2)``, colored by class ``(N,)``, whose names stand at the medians of the classes.
 
@@ -148,7 +159,7 @@ def latent_map(
     axis = ["z₁", "z₂"]
     if explained is not None:
         axis = [f"component {i} ({share:.0%} of variance)" for i, share in enumerate(_row("explained", explained, 2), 1)]
-    figure, axes = charts.chart(axis[0], axis[1], heading, size=(5.9, 5.8))
+    figure, axes = charts.chart(axis[0], axis[1], heading, size)
     axes.set_aspect("equal", adjustable="datalim")
     axes.grid(True, axis="both", color=charts.RULE, linewidth=0.6)
     many = len(points) > 1000  # one picture in the PDF instead of as many circles
@@ -172,7 +183,7 @@ def latent_map(
     return figure
 
 
-def kl_per_dimension(kl: Array, threshold: float = 0.01, heading: str = "") -> Figure:
+def kl_per_dimension(kl: Array, threshold: float = 0.01, heading: str = "", size: Place = charts.SIZE) -> Figure:
     """Mean KL of each latent dimension ``(L,)`` in nats, largest first; a dimension above ``threshold`` counts as active.
 
     The axis is linear up to the threshold and logarithmic above, so that both the threshold and the largest bars can be read.
@@ -180,7 +191,7 @@ def kl_per_dimension(kl: Array, threshold: float = 0.01, heading: str = "") -> F
     kl = np.sort(_row("kl", kl))[::-1]
     if not threshold > 0:
         raise ValueError(f"threshold must be above 0 nats; got {threshold}")
-    figure, axes = charts.chart("latent dimension, sorted", "KL (nats per image)", heading, right=0.95)
+    figure, axes = charts.chart("latent dimension, sorted", "KL (nats per image)", heading, size, right=0.95)
     axes.bar(np.arange(1, len(kl) + 1), kl, color=np.where(kl > threshold, charts.BLUE, charts.GRAY), width=0.8)
     axes.set_yscale("symlog", linthresh=threshold, linscale=0.4)
     top = max(float(kl[0]), 10 * threshold) * 3
@@ -204,10 +215,12 @@ def kl_per_dimension(kl: Array, threshold: float = 0.01, heading: str = "") -> F
     return figure
 
 
-def nll_histogram(values: Array, mean: float, std_error: float, label: str, heading: str = "") -> Figure:
+def nll_histogram(
+    values: Array, mean: float, std_error: float, label: str, heading: str = "", size: Place = charts.SIZE
+) -> Figure:
     """Histogram of one value per image ``(N,)`` in nats, with their mean and its standard error; ``label`` names the quantity."""
     values = _row("values", values)
-    figure, axes = charts.chart(f"{label} (nats per image)", "images", heading)
+    figure, axes = charts.chart(f"{label} (nats per image)", "images", heading, size)
     bins = int(np.clip(2 * len(values) ** (1 / 3), 8, 60))  # Rice's rule
     counts, _, _ = axes.hist(values, bins, color="#7FB8D8", edgecolor="white", linewidth=0.6)
     axes.set_ylim(0, 1.18 * float(np.max(counts)))

@@ -47,7 +47,7 @@ def together(all_facts: Sequence[Facts]) -> str:
         return "; ".join(say(all_facts[0]) for say in (convergence, stability, speed))
     verdicts = Counter(facts.verdict for facts in all_facts)
     parts = [f"{verdict}{_slopes(verdict, all_facts)} ({n} of {len(all_facts)} seeds)" for verdict, n in verdicts.items()]
-    return "; ".join([*parts, _steadiness(all_facts), *_speeds(all_facts)])
+    return "; ".join([*parts, steadiness(all_facts), *_speeds(all_facts)])
 
 
 def _speeds(all_facts: Sequence[Facts]) -> list[str]:
@@ -72,7 +72,8 @@ def _slopes(verdict: str, all_facts: Sequence[Facts]) -> str:
     return f" by {span} nats per epoch{' when stopped' if verdict == 'still falling' else ''}"
 
 
-def _steadiness(all_facts: Sequence[Facts]) -> str:
+def steadiness(all_facts: Sequence[Facts]) -> str:
+    """How often the curves of several seeds rose by more than their own errors, and by how much."""
     steady = [facts.stability for facts in all_facts]
     judged, rises = sum(s.judged for s in steady), sum(s.rises for s in steady)
     if not judged:

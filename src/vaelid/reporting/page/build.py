@@ -1,0 +1,176 @@
+"""From facts to one HTML file: templates, style and script are put together here; nothing outside the file is ever asked for."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shlex
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from vaelid.environment import describe_machine
+from vaelid.reporting.page import panels, remarks, study_panels, tables, theory
+from vaelid.reporting.page.facts import AUDIT, EVALUATION, SCORING, RunFacts
+from vaelid.reporting.page.study import StudyFacts, member_words, study_headline, study_remarks
+from vaelid.scoring.score import score_name
+from vaelid.sweeps import words
+
+#: Sections of a run's page by anchor, in order.
+MEASURED = {
+    "images": "Images",
+    "likelihood": "Likelihood",
+    "audit": "Audit",
+    "training": "Training",
+    "latents": "Latents",
+    "quality": "Sample quality",
+    "questions": "Nine questions",
+    "settings": "Settings",
+    "provenance": "Provenance",
+}
+RUN_SECTIONS = {"summary": "Summary", **MEASURED}
+STUDY_SECTIONS = {
+    "summary": "Summary",
+    "curves": "Validation curves",
+    "choice": "Ranking and choice",
+    "test": "Test split",
+    "members": "Members",
+    "effects": "Effects of the settings",
+}
+_RUN_OF_STUDY = {"run": "The run shown", **MEASURED}
+
+
+def run_page(run: RunFacts) -> str:
+    """The page of a run."""
+    view = {**_about_run(run), "title": run.name, "lead": remarks.what_it_is(run), "anchors": RUN_SECTIONS, "study": None}
+    return _render("run.html.j2", run.folder.path, {**view, "stable": f"{_sentence(words.stability(run.curve))}"})
+
+
+def study_page(study: StudyFacts) -> str:
+    """The page of a study, with the run of its chosen combination."""
+    run, members = study.run, study.summary.members
+    view: dict[str, Any] = {} if run is None else _about_run(run)
+    said = study_panels.words_of(study)
+    view |= {
+        "title": study.name,
+        "lead": _lead(study),
+        "anchors": {**STUDY_SECTIONS, **({} if run is None else _RUN_OF_STUDY)},
+        "study": study,
+        "run": run,
+        "run_lead": "" if run is None else f"{run.name}: {remarks.what_it_is(run)}",
+        "study_headline": study_headline(study),
+        "study_remarks": study_remarks(study),
+        "curves": study_panels.curve_panels(study),
+        "ranking": study_panels.combinations_table(study),
+        "test": study_panels.test_table(study),
+        "members": study_panels.members_table(study),
+        "words": said,
+        "member_words": [(name, member_words(seen), seen.member.message) for name, seen in members.items()],
+        "effects": [(study_panels.effect_table(effect), study_panels.effect_panel(effect)) for effect in study.effects],
+        "effect_words": [study_panels.effect_words(effect) for effect in study.effects],
+        "stable": " ".join(f"{name}: {text}." for name, text in study_panels.stability_of(study)),
+    }
+    return _render("study.html.j2", study.summary.folder.path, view)
+
+
+def _about_run(run: RunFacts) -> dict[str, Any]:
+    recipe, evaluated = run.recipe, bool(run.found)
+    place = shlex.quote(str(run.folder.recipe_file))
+    found: dict[str, Any] = {
+        "run": run,
+        "missing": {what: run.missing.get(what) for what in (EVALUATION, AUDIT, SCORING)},
+        "headline": tables.headline(run),
+        "how_good": remarks.how_good(run),
+        "remarks": remarks.remarks(run),
+        "grids": dict(panels.grids(run)),
+        "pairs": panels.pairs(run),
+        "curve": panels.training_panel(run),
+        "training_words": [(name, _sentence(say(run.curve))) for name, say in _SAYINGS.items()],
+        "latent_map": panels.latent_panel(run),
+        "kl": panels.kl_panel(run),
+        "histogram": panels.histogram_panel(run),
+        "extremes": {which: panels.extremes(run, which) for which in ("likeliest", "unlikeliest")},
+        "components": panels.components(run),
+        "settings": tables.settings(run),
+        "provenance": tables.provenance(run),
+        "again": f"vaelid train --recipe {place} --out runs/again",
+        "study_command": remarks.study_command(run),
+        "own": theory.OWN,
+        "likelihood": theory.theory_of(theory.LIKELIHOODS, recipe.likelihood.name),
+        "prior": theory.theory_of(theory.PRIORS, recipe.prior.name),
+        "mixture": theory.PRIORS["mixture"],
+        "optimizer": theory.theory_of(theory.OPTIMIZERS, recipe.optimizer.name),
+        "audited": {part: _audited(run, part) for part in ("posterior", "prior")},
+        "trained": remarks.properly_trained(run),
+        "quality_words": _quality_words(run),
+    }
+    if evaluated:
+        found |= {"certificates": tables.certificates(run), "trust": tables.trust(run), "beyond": tables.beyond(run)}
+        found["in_samples"] = tables.convergence_in_samples(run)
+    if run.audit:
+        found |= {"bad_findings": tables.findings(run, ("fail", "undecided"))}
+        found |= {"other_findings": tables.findings(run, ("pass", "skipped"))}
+    if run.scores:
+        found["quality"] = tables.quality(run)
+    return found
+
+
+_SAYINGS = {"convergence": words.convergence, "stability": words.stability, "speed": words.speed}
+
+
+def _render(template: str, path: Path, view: Mapping[str, Any]) -> str:
+    environment = Environment(
+        loader=PackageLoader("vaelid.reporting.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {"inline": theory.inline, "block": theory.block}
+    templates = resources.files("vaelid.reporting.page") / "templates"
+    style, script = ((templates / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
+    made = describe_machine(torch.device("cpu"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    head = {"style": style, "script": script, "script_hash": f"sha256-{digest}", "version": made["vaelid"], "commit": made["commit"]}
+    return environment.get_template(template).render({**view, **head, "path": str(path)})
+
+
+def _lead(study: StudyFacts) -> str:
+    ledger = study.ledger
+    axes = "; ".join(f"{axis}: {', '.join(map(str, values))}" for axis, values in ledger.grid.items()) or "nothing but the seed"
+    seeds = f"{len(ledger.seeds)} seed{'' if len(ledger.seeds) == 1 else 's'}"
+    return f"{len(ledger.members)} trainings from fresh weights, {seeds} each. What is varied: {axes}."
+
+
+def _audited(run: RunFacts, part: str) -> str:
+    """What the audit found about a part, in one sentence; nothing without an audit."""
+    found = [finding for finding in run.audit.get("findings", ()) if finding["part"] == part]
+    failed = [finding for finding in found if finding["verdict"] == "fail"]
+    if not found:
+        return ""
+    if failed:
+        return f"The audit of this {part} failed: {failed[0]['meaning']}."
+    passed = sum(finding["verdict"] == "pass" for finding in found)
+    return f"The audit compared this {part}'s sampler with its density: {passed} of {len(found)} hypotheses passed, none failed."
+
+
+def _quality_words(run: RunFacts) -> str:
+    if not run.scores:
+        return ""
+    name = run.scores["extractor"]["name"]
+    rows = {quantity: run.scores["scores"].get(score_name(quantity, name)) for quantity in ("fd", "is")}
+    said = [
+        f"{score_name(quantity, name)}: {row['model']['value']:.3g} for the model, {row['real']['value']:.3g} for other real images, "
+        f"{row['trivial']['value']:.3g} for independent pixels ({row['better']} is better)."
+        for quantity, row in rows.items()
+        if row
+    ]
+    return " ".join(said)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."

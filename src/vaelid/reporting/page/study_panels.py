@@ -1,0 +1,210 @@
+"""Charts and tables of a study's page."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from vaelid.reporting import charts
+from vaelid.reporting.charts import Place
+from vaelid.reporting.overlay import overlaid_curves
+from vaelid.reporting.page.panels import NARROW, WIDE, Panel, Row, panel
+from vaelid.reporting.page.study import StudyFacts
+from vaelid.reporting.page.tables import Table
+from vaelid.sweeps import words
+from vaelid.sweeps.effects import Effect
+from vaelid.sweeps.intervals import Interval
+from vaelid.sweeps.summary import Seen, kept_interval
+
+#: More values of a numeric setting than this come from a search, and are drawn on an axis of their own.
+_MOST_NAMED = 6
+_WIDE_RANGE = 20.0
+
+
+def curve_panels(study: StudyFacts) -> list[Panel]:
+    """All validation curves over each other, on a linear and on a logarithmic scale; none without a finite value."""
+    curves = {
+        name: [seen.curve.neg_elbo for seen in members if np.isfinite(seen.curve.neg_elbo).any()]
+        for name, members in study.summary.combinations.items()
+    }
+    curves = {name: lines for name, lines in curves.items() if lines}
+    if not curves:
+        return []
+    rows: list[Row] = [
+        (name, epoch, value)
+        for name, seen in study.summary.members.items()
+        for epoch, value in enumerate(seen.curve.neg_elbo.tolist(), 1)
+    ]
+    ends = "; ".join(f"{name} ends at {np.mean([line[-1] for line in lines]):.1f}" for name, lines in curves.items())
+    alt = f"Line chart of validation −ELBO by epoch, a line per seed: {ends} nats."
+    captions = {
+        "curves": "Validation −ELBO by epoch, a line per seed, zoomed to the later epochs; the same images and noise for all.",
+        "curves-log": "The same as a distance from the best value of the study, both axes logarithmic: straight lines are power laws.",
+    }
+    columns = ("member", "epoch", "validation_neg_elbo")
+    return [
+        panel(
+            name,
+            lambda size, logarithmic=name == "curves-log": overlaid_curves(curves, logarithmic, size=size),  # type: ignore[misc]
+            (WIDE, NARROW),
+            (alt, caption),
+            columns,
+            rows,
+        )
+        for name, caption in captions.items()
+    ]
+
+
+def effect_panel(effect: Effect) -> Panel | None:
+    """Validation −ELBO of every finished member against one setting; None if no member finished."""
+    levels = [level for level in effect.levels if level.kept]
+    if not levels or effect.best is None:
+        return None
+    rows: list[Row] = [(_value(level.value), value) for level in levels for value in level.kept]
+    best = effect.best
+    alt = f"Dot chart of validation −ELBO against {effect.setting}: the lowest mean, {best.mean:.2f} nats, at {_value(best.value)}."
+    caption = f"Every finished member by its {effect.setting}; the bars are means. Lower is better."
+    return panel(
+        f"effect-{''.join(c if c.isalnum() else '-' for c in effect.setting)}",
+        lambda size: effect_chart(effect, size),
+        (WIDE, NARROW),
+        (alt, caption),
+        (effect.setting, "validation_neg_elbo"),
+        rows,
+    )
+
+
+def effect_chart(effect: Effect, size: Place = charts.SIZE) -> Figure:
+    """Dots of every finished member over the values of one setting, with their means; many numbers get an axis of their own."""
+    levels = [level for level in effect.levels if level.kept]
+    numbers = [level.value for level in levels if isinstance(level.value, int | float) and not isinstance(level.value, bool)]
+    figure, axes = charts.chart(effect.setting, "validation −ELBO (nats per image)", "", size)
+    measured = len(numbers) == len(levels) and len(levels) > _MOST_NAMED
+    places = np.array(numbers, dtype=float) if measured else np.arange(len(levels), dtype=float)
+    if measured and places.min() > 0 and places.max() > _WIDE_RANGE * places.min():
+        axes.set_xscale("log")
+    for place, level in zip(places, levels, strict=True):
+        axes.plot([place] * len(level.kept), level.kept, "o", color=charts.BLUE, alpha=0.75, markersize=6, markeredgewidth=0)
+        if not measured and level.mean is not None:
+            axes.plot([place - 0.16, place + 0.16], [level.mean] * 2, color=charts.ORANGE, linewidth=2)
+    if not measured:
+        axes.set_xticks(places, [_value(level.value) for level in levels])
+        axes.set_xlim(-0.6, len(levels) - 0.4)
+    axes.margins(y=0.12)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
+    return figure
+
+
+def effect_table(effect: Effect) -> Table:
+    """The values of one setting: means, and how far each lies above the best, paired."""
+    rows = []
+    for level in effect.levels:
+        finished = f"{len(level.kept)} of {level.members}"
+        mean = f"{level.mean:.3f}" if level.mean is not None else ""
+        rows.append((_value(level.value), finished, mean, *_paired(level.above_best, level is effect.best)))
+    columns = (effect.setting, ">members finished", ">mean validation −ELBO", ">above the best", ">± t, 95%")
+    notes = ("Differences are paired: same seed, all other settings equal. A difference smaller than its interval is none.",)
+    return Table(f"The effect of {effect.setting}", columns, rows, notes)
+
+
+def combinations_table(study: StudyFacts) -> Table:
+    """The ranking: combinations by mean validation −ELBO, the best first, those without one last."""
+    rows = []
+    for name, members in study.summary.combinations.items():
+        interval = kept_interval(members)
+        finished = sum(seen.member.status == "finished" for seen in members)
+        rows.append((interval, (name + (" (chosen)" if name == study.chosen else ""), f"{finished} of {len(members)}", *_interval(interval))))
+    rows.sort(key=lambda row: (row[0] is None, row[0].mean if row[0] is not None else 0.0))
+    columns = ("combination", ">seeds finished", ">validation −ELBO", ">± t, 95%", ">sd of seeds")
+    notes = ("Mean over the seeds that finished, nats per image, lower is better; no interval with one seed.",)
+    return Table("Ranking by validation", columns, [row for _, row in rows], notes)
+
+
+def members_table(study: StudyFacts) -> Table:
+    """One row per member: status, best value, and how soon it reached it and the levels common to all."""
+    members = list(study.summary.members.values())
+    levels = next((seen.facts.levels for seen in members if seen.facts.levels), ())
+    columns = ["member", "status", ">epochs", ">best −ELBO", ">in epoch", ">within 1 nat of it"]
+    columns += [f">to {reached.level:.2f}" for reached in levels]
+    rows = [_member(seen, len(levels)) for seen in members]
+    notes = ("Epochs (and seconds of training) to a value; a dash: never reached.",)
+    return Table("Speed of every member", columns, rows, notes)
+
+
+def words_of(study: StudyFacts) -> list[tuple[str, str]]:
+    """What the curves of each combination say."""
+    return [(name, words.together([seen.facts for seen in members])) for name, members in study.summary.combinations.items()]
+
+
+def test_table(study: StudyFacts) -> Table:
+    """Every look at the test split."""
+    rows = []
+    for look in study.ledger.test:
+        if "problem" in look:
+            rows.append((look["member"], look["role"], "", "", "", look["problem"]))
+            continue
+        nll, se = look["nll"], look["nll"]["se"]
+        error = f"{se:.3f}" if se is not None else ""
+        said = f"{nll['name']}; {nll['direction']}"
+        rows.append((look["member"], look["role"], f"{look['neg_elbo']['value']:.3f}", f"{nll['value']:.3f}", error, said))
+    columns = ("member", "role", ">test −ELBO", ">test nll", ">± s.e.", "what nll is")
+    return Table("Every look at the test split, in order", columns, rows)
+
+
+def _member(seen: Seen, levels: int) -> tuple[str, ...]:
+    facts = seen.facts
+    best, epoch = (f"{facts.best:.3f}", str(facts.best_epoch)) if facts.best is not None else ("", "")
+    near = [facts.near_best] if facts.near_best is not None else []
+    reached = [*near, *facts.levels] + [None] * (1 + levels - len(near) - len(facts.levels))
+    times = ["–" if r is None or r.seconds is None else f"{r.epochs} ({r.seconds:.0f} s)" for r in reached]
+    return seen.member.name, seen.member.status, str(facts.epochs), best, epoch, *times
+
+
+def _interval(interval: Interval | None) -> tuple[str, str, str]:
+    if interval is None:
+        return "", "", ""
+    half, sd = (f"{number:.3f}" if number is not None else "" for number in (interval.half, interval.sd))
+    return f"{interval.mean:.3f}", half, sd
+
+
+def _paired(above: Interval | None, is_best: bool) -> tuple[str, str]:
+    if is_best:
+        return "best", ""
+    if above is None:
+        return "–", ""
+    return f"{above.mean:+.3f}", f"{above.half:.3f}" if above.half is not None else "one pair"
+
+
+def _value(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def stability_of(study: StudyFacts) -> list[tuple[str, str]]:
+    """How steady the seeds of each combination were, and how far apart they ended."""
+    said = []
+    for name, members in study.summary.combinations.items():
+        interval = kept_interval(members)
+        spread = f"; {interval.seeds} seeds scatter by {interval.sd:.2f} nats (sd)" if interval is not None and interval.sd else ""
+        diverged = sum(seen.member.status == "diverged" for seen in members)
+        ended = f"; {diverged} of {len(members)} seeds diverged" if diverged else ""
+        said.append((name, f"{words.steadiness([seen.facts for seen in members])}{spread}{ended}"))
+    return said
+
+
+def effect_words(effect: Effect) -> str:
+    """Whether one setting matters, as far as the paired differences say."""
+    best = effect.best
+    others = [level for level in effect.levels if level.above_best is not None]
+    if best is None or not others:
+        return f"{effect.setting}: no two values can be compared."
+    worst = max(others, key=lambda level: level.above_best.mean if level.above_best is not None else 0.0)
+    clear = [level for level in others if level.above_best and level.above_best.half is not None and level.above_best.mean > level.above_best.half]
+    known = any(level.above_best and level.above_best.half is not None for level in others)
+    said = f"{effect.setting}: best at {_value(best.value)}"
+    if worst.above_best is not None:
+        half = f" ± {worst.above_best.half:.2f}" if worst.above_best.half is not None else ""
+        said += f"; {_value(worst.value)} lies {worst.above_best.mean:.2f}{half} nats above it"
+    if not known:
+        return f"{said}; with one pair nothing is known about other seeds."
+    return f"{said}; it matters." if clear else f"{said}; within what seeds scatter."
