@@ -92,7 +92,7 @@ def test_without_a_verb_there_is_help(group: list[str], listed: str, run: Progra
 def test_train_says_what_it_does_and_where(tmp_path: Path, run: Program) -> None:
     said = run("train", "digits", *TINY_OPTIONS, "--device", "cpu", "--out", tmp_path / "run")
     assert said.code == 0
-    assert "digits: 128 training images, pixels one of 17 levels" in said.err
+    assert "digits: 128 training images (limited to the first of 1,168), pixels one of 17 levels" in said.err
     assert "likelihood categorical" in said.err
     assert "epoch    1" in said.err
     assert "2 epochs in" in said.out

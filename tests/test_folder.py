@@ -208,11 +208,19 @@ def test_results_are_tables(content: str, tmp_path: Path) -> None:
         folder.read_json(folder.results_file)
 
 
+def test_results_of_a_split_that_lack_what_all_have_are_damaged(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.results_file.write_text('{"test": {"nll": {}, "kind": "density", "images": 3, "data": {}}}')
+    expected = r"results.json is damaged: it has no test.neg_elbo, test.environment\.\nRemove it and evaluate again"
+    with pytest.raises(RunError, match=expected):
+        folder.read_json(folder.results_file)
+
+
 def test_json(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert folder.read_json(folder.results_file) == {}
-    folder.write_json(folder.results_file, {"test": {"word": "−ELBO", "number": 0.1}})
-    assert folder.read_json(folder.results_file) == {"test": {"word": "−ELBO", "number": 0.1}}
+    folder.write_json(folder.results_file, {"scores": {"word": "−ELBO", "number": 0.1}})
+    assert folder.read_json(folder.results_file) == {"scores": {"word": "−ELBO", "number": 0.1}}
     tear(folder.results_file)
     with pytest.raises(RunError, match=r"results.json is damaged: (.|\n)*\nRemove it and evaluate again."):
         folder.read_json(folder.results_file)

@@ -32,6 +32,9 @@ from vaelid.recipe import Recipe, from_toml
 #: What environment.json says of every run, and of its data.
 _ABOUT = ("vaelid", "commit", "torch", "device", "processor", "engine", "threads")
 _ABOUT_DATA = ("shape", "support", "fingerprint")
+#: What results.json says of every split.
+_SPLITS = ("train", "validation", "test", "input")
+_ABOUT_RESULTS = ("neg_elbo", "nll", "kind", "images", "data", "environment")
 
 #: Entries of a split in results.json beside its bounds; each says of how many images it is.
 BEYOND = ("ais", "gaps", "aggregate")
@@ -199,6 +202,9 @@ class RunFolder:
             file == self.results_file and not all(isinstance(v, dict) for v in content.values())
         ):
             raise RunError(f"{file} is damaged: it holds no table of names and values.", remedy)
+        lost = _lost_results(content) if file == self.results_file else []
+        if lost:
+            raise RunError(f"{file} is damaged: it has no {', '.join(lost)}.", remedy)
         return content
 
     def write_json(self, file: Path, content: Mapping[str, Any]) -> None:
@@ -283,6 +289,11 @@ class RunFolder:
                 if not self.exists:  # while the lock is held: nobody else can have made a run of it
                     _unmake(made)
                 raise
+
+
+def _lost_results(content: Mapping[str, Any]) -> list[str]:
+    """What the entries of splits in results.json lack of what every one has."""
+    return [f"{split}.{key}" for split in _SPLITS for key in _ABOUT_RESULTS if split in content and key not in content[split]]
 
 
 def _refused(path: Path, error: OSError, what: str = "") -> MachineError:
