@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +29,9 @@ from vaelid.auditing.exchange import exchange
 from vaelid.auditing.findings import Finding, judged
 from vaelid.auditing.normalization import normalization
 from vaelid.auditing.stein import stein
+from vaelid.distributions import LevelCategorical
+from vaelid.likelihoods import CategoricalLikelihood
+from vaelid.networks import MLP
 from vaelid.priors import MixturePrior, StandardNormalPrior
 
 
@@ -210,3 +214,46 @@ def test_draws_that_are_lost_on_one_side_leave_the_exchange_open() -> None:
     for found in (*exchange(evidence), *normalization(evidence)):
         assert found.verdict == "undecided"
         assert "1.00% of the draws" in found.meaning
+
+
+class _Levels(CategoricalLikelihood):
+    """256 free probabilities for each of 200 pixels; some are clamped, or one pixel is drawn with others, if told so."""
+
+    def __init__(self, clamped: float = 0.0, moved: float = 0.0) -> None:
+        super().__init__(MLP((2,), 200 * 256, ()), (1, 10, 20), 256)
+        self.clamped, self.moved = clamped, moved
+
+    def forward(self, z: Tensor) -> LevelCategorical:
+        return _Logits(self.network(z).unflatten(-1, (*self.shape, 256)), self.clamped, self.moved)
+
+
+class _Logits(LevelCategorical):
+    def __init__(self, logits: Tensor, clamped: float, moved: float) -> None:
+        super().__init__(logits, 3)
+        self.clamped, self.moved = clamped, moved
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if not self.clamped:
+            return super().log_prob(value)
+        level = (value * 255).round().long()
+        log_probs = torch.log_softmax(self.logits, -1).clamp_min(math.log(self.clamped))
+        return log_probs.expand(*level.shape, 256).gather(-1, level.unsqueeze(-1)).squeeze(-1).flatten(-3).sum(-1)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        tilt = torch.zeros_like(self.logits)
+        tilt[..., 0, 3, 5, :128] = self.moved
+        return LevelCategorical(self.logits + tilt, 3).sample(sample_shape)
+
+
+@pytest.mark.parametrize(
+    ("settings", "verdicts"),
+    [({}, ("pass", "pass")), ({"clamped": 4e-3}, ("fail", "fail")), ({"moved": 1.0}, ("fail", "pass"))],
+)
+def test_more_free_numbers_than_draws_are_decided(settings: dict[str, float], verdicts: tuple[str, str]) -> None:
+    """Histograms of the draws are far from the density; what the density says about single pixels is not."""
+    evidence = gather(as_target(_Levels(**settings), given=torch.zeros(1, 2)), Plan(2000, quick=True))
+    found = judged([*exchange(evidence), *normalization(evidence)])
+    assert tuple(f.verdict for f in found) == verdicts
+    assert found[1].detail["overlap"] > 0.5 or "clamped" in settings
+    if "moved" in settings:
+        assert "dimension 65" in found[0].guilty

@@ -8,14 +8,25 @@ import pytest
 import torch
 from scipy import stats
 
-from vaelid.auditing.proposals import Histograms, Mixture, Product, Straightened, Table, fit_continuous
+from vaelid.auditing.proposals import (
+    Histograms,
+    Mixture,
+    Product,
+    Straightened,
+    Table,
+    conditionals,
+    fit_continuous,
+    frequencies,
+)
 from vaelid.auditing.statistics import (
+    _moments,
     batched,
     batched_name,
     compare,
     effective_size,
     holm,
     pareto_shape,
+    products,
     screen,
     sidak,
     tail_shapes,
@@ -159,7 +170,48 @@ def test_proposals_are_normalized() -> None:
 def test_discrete_proposals_are_normalized() -> None:
     y = torch.randint(0, 3, (5000, 2)).double()
     events = torch.cartesian_prod(torch.arange(3.0), torch.arange(3.0)).double()
-    assert float(Histograms(y, torch.arange(3.0), True).log_prob(events).exp().sum()) == pytest.approx(1.0)
-    assert float(Table(y).log_prob(events).exp().sum()) == pytest.approx(1.0)
-    assert float(Table(y).log_prob(torch.tensor([[7.0, 0.0]], dtype=torch.float64))[0]) == -math.inf
-    assert float(Histograms(y, torch.arange(3.0), True).log_prob(torch.tensor([[7.0, 0.0]], dtype=torch.float64))[0]) == -math.inf
+    outside = torch.tensor([[7.0, 0.0]], dtype=torch.float64)
+    for q in (Histograms(frequencies(y, torch.arange(3.0)), torch.arange(3.0), True), Table(y)):
+        assert float(q.log_prob(events).exp().sum()) == pytest.approx(1.0)
+        assert float(q.log_prob(outside)[0]) == -math.inf
+
+
+def test_what_a_density_says_about_single_coordinates() -> None:
+    """Of independent ones all there is to say, without the constant that the density lacks."""
+    truth = torch.softmax(torch.randn(3, 5, dtype=torch.float64), 1)
+
+    def log_prob(y: torch.Tensor) -> torch.Tensor:
+        return 7.0 + truth.log()[torch.arange(3), y.long()].sum(1)
+
+    found = conditionals(log_prob, torch.tensor([4.0, 0.0, 2.0], dtype=torch.float64), torch.arange(5.0))
+    torch.testing.assert_close(found, truth, rtol=0, atol=1e-8)
+    torch.testing.assert_close(found.sum(1), torch.ones(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1000])
+def test_moments_of_pieces_are_those_of_the_whole(piece: int) -> None:
+    """Against formulas over all rows: an ordinary column, one far from zero, a skewed one, and a constant."""
+    x = torch.randn(1000, 4, dtype=torch.float64)
+    x = torch.stack([x[:, 0], 1e4 + 1e-2 * x[:, 1], x[:, 2].exp() - 2, torch.full((1000,), 0.3)], dim=1)
+    found = _moments(x.split(piece))
+    centered = x - x.mean(0)
+    centered[:, 3] = 0.0  # but for rounding
+    torch.testing.assert_close(found.mean, x.mean(0), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found.variance, centered.square().sum(0) / 999, rtol=1e-6, atol=0)
+    torch.testing.assert_close(found.third, centered.pow(3).mean(0), rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close(found.fourth, centered.pow(4).mean(0), rtol=1e-6, atol=0)
+    assert screen(x.split(piece)).p_value == pytest.approx(screen(x).p_value)
+
+
+def test_products_come_in_the_order_of_pairs() -> None:
+    x, y = torch.randn(2, 5, 4), torch.randn(2, 5, 4)
+    i, j = torch.triu_indices(4, 4, 1)
+    torch.testing.assert_close(products(x, y), x[..., i] * y[..., j])
+
+
+def test_what_rounding_may_have_added_is_no_evidence() -> None:
+    values = 1e-4 + 1e-5 * torch.randn(1000, 1)
+    assert screen(values).p_value < 1e-9
+    assert screen(values, rounding=2e-4).p_value == 1.0
+    assert compare(values, torch.zeros(500, 1), rounding=2e-4).p_value == 1.0
+    assert compare(values, torch.zeros(500, 1), rounding=2e-5).p_value < 1e-9

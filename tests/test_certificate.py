@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -131,3 +132,28 @@ def test_the_error_of_few_nearly_equal_weights_is_not_understated() -> None:
     spread = float((torch.logsumexp(log_weight, 0) - math.log(4)).var())
     # Without K/(K − 1) it would be a quarter too small; the spread is known to √(2/100 000) = 0.45 %, and 3 % is second order.
     assert said == pytest.approx(spread, rel=0.05)
+
+
+def _published_shape(log_weight: np.ndarray) -> float:
+    """k̂ of the appendix of Vehtari et al. as ArviZ's ``psislw`` computes it, one image at a time."""
+    count = len(log_weight)
+    ordered = np.sort(log_weight - log_weight.max())
+    tail = math.ceil(min(0.2 * count, 3 * math.sqrt(count)))
+    excess = np.exp(ordered[-tail:]) - np.exp(ordered[-tail - 1])
+    grid = 30 + int(tail**0.5)
+    b = 1 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))
+    b = b / (3 * excess[int(tail / 4 + 0.5) - 1]) + 1 / excess[-1]
+    k = np.log1p(-b[:, None] * excess).mean(1)
+    profile = tail * (np.log(-(b / k)) - k - 1)
+    weight = 1 / np.exp(profile - profile[:, None]).sum(1)
+    kept = weight >= 10 * np.finfo(float).eps
+    mean_b = (b[kept] * weight[kept] / weight[kept].sum()).sum()
+    return float((tail * np.log1p(-mean_b * excess).mean() + 10 * 0.5) / (tail + 10))
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.5, 4.0])
+@pytest.mark.parametrize("samples", [100, 1000, 5000])
+def test_the_shape_is_that_of_the_published_algorithm(spread: float, samples: int) -> None:
+    log_weight = spread * torch.randn(samples, 5, dtype=torch.float64)
+    expected = [_published_shape(column) for column in log_weight.T.numpy()]
+    torch.testing.assert_close(pareto_shape(log_weight), torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-9)

@@ -23,13 +23,14 @@ from torch import Tensor
 from vaelid.auditing.adapter import Evidence, Face
 from vaelid.auditing.domain import Domain
 from vaelid.auditing.findings import Finding, Verdict
-from vaelid.auditing.proposals import Histograms, Proposal, Table, fit_continuous, fit_discrete
+from vaelid.auditing.proposals import Histograms, Proposal, Table, conditionals, fit_continuous, fit_discrete
 from vaelid.auditing.statistics import Screen, compare, cut
 
 _HYPOTHESIS = "E_p[h q/(p+q)] = E_q[h p/(p+q)]"
 #: Each side must count for so many full draws, or the identity has not been tested.
 _ENOUGH = 50.0
 _MOST_NUMBERS = 8_000_000
+_ROUNDED = 8.0  # units in the last place that a sum of many log probabilities is off by
 _MOST_DROPPED = 1 / 3  # standard errors
 
 
@@ -42,7 +43,8 @@ class Meeting:
     y: Tensor  # (n, D) draws of q
     ratio_x: Tensor  # (n,) log p − log q at draws of p
     ratio_y: Tensor  # (n,) log p − log q at draws of q
-    dropped: float = 0.0  # share of the draws of p that had no finite place or density on the real line
+    dropped: float  # share of the draws of p that had no finite place or density on the real line
+    rounding: float  # nats that log p may be off by, because of its number type
 
     @property
     def weight_x(self) -> Tensor:
@@ -82,7 +84,11 @@ def meet(evidence: Evidence, condition: int = 0) -> Meeting:
 
 
 def _meet(evidence: Evidence, condition: int) -> Meeting:
-    """Fit q to some draws of one condition, and bring the others together with draws of q."""
+    """Fit q to some draws of one condition, and bring the others together with draws of q.
+
+    Where events have far more numbers than there are draws, nothing that is fitted to draws meets p; what p says about single
+    coordinates may.
+    """
     target = evidence.target.at_condition(condition)
     if target.given is not None:
         most = max(1000, min(evidence.plan.samples, _MOST_NUMBERS // evidence.dims))
@@ -94,11 +100,22 @@ def _meet(evidence: Evidence, condition: int) -> Meeting:
     flat, log_p = _on_line(face, domain, draws)
     few = min(len(flat) // 2, max(2000, len(flat) // 4))
     fitted = flat[:few]
-    q = fit_continuous(fitted) if domain.values is None else fit_discrete(fitted, domain.values, domain.complete)
-    x, log_p_x = flat[few:], log_p[few:]
-    y = q.sample(max(len(x), min(4 * len(x), _MOST_NUMBERS // 4 // evidence.dims)))  # draws of q cost nothing but their density
-    log_p_y = _density_of(face, domain, y, draws.shape)
-    return Meeting(q, x, y, log_p_x - q.log_prob(x), log_p_y - q.log_prob(y), 1 - len(flat) / len(draws))
+    dropped = 1 - len(flat) / len(draws)
+    rounding = _ROUNDED * torch.finfo(evidence.log_prob.dtype).eps * float(log_p.abs().max()) if len(log_p) else 0.0
+
+    def with_proposal(q: Proposal) -> Meeting:
+        x, log_p_x = flat[few:], log_p[few:]
+        y = q.sample(max(len(x), min(4 * len(x), _MOST_NUMBERS // 4 // evidence.dims)))  # these cost nothing but their density
+        log_p_y = _density_of(face, domain, y, draws.shape)
+        return Meeting(q, x, y, log_p_x - q.log_prob(x), log_p_y - q.log_prob(y), dropped, rounding)
+
+    if domain.values is None:
+        return with_proposal(fit_continuous(fitted))
+    found = with_proposal(fit_discrete(fitted, domain.values, domain.complete))
+    if found.counted >= _ENOUGH or not domain.complete:
+        return found
+    single = conditionals(lambda y: _density_of(face, domain, y, draws.shape), fitted[0], domain.values)
+    return with_proposal(Histograms(single, domain.values, domain.complete))
 
 
 def exchange(evidence: Evidence) -> list[Finding]:
@@ -111,6 +128,7 @@ def _judge(evidence: Evidence, meeting: Meeting, condition: int) -> Finding:
     tested: Screen = compare(
         _columns(meeting.q, meeting.x, meeting.ratio_x, meeting.weight_x),
         _columns(meeting.q, meeting.y, meeting.ratio_y, meeting.weight_y),
+        meeting.rounding,
     )
     where = _feature(meeting, _named(tested)) + (f" at condition {condition}" if evidence.conditions > 1 else "")
     verdict: Verdict = "pass"

@@ -126,10 +126,10 @@ def _sampled(evidence: Evidence, condition: int) -> Finding:
         return Finding(_TEST, evidence.name, "∫ p = 1", "undecided", words, "log_prob", detail=detail)
     words = f"The density integrates to e^{log_total:.3f} (± {error:.3f}) instead of 1, or its sampler puts mass elsewhere"
     if meeting.q.covers and shape < HEAVY and effective > 0.05:
-        tested = screen((meeting.ratio_y.exp() - 1).unsqueeze(1))
+        tested = screen((meeting.ratio_y.exp() - 1).unsqueeze(1), rounding=meeting.rounding)
         hypothesis = "E_q[p/q] = 1"
     else:
-        tested = compare(meeting.weight_x.unsqueeze(1), meeting.weight_y.unsqueeze(1))
+        tested = compare(meeting.weight_x.unsqueeze(1), meeting.weight_y.unsqueeze(1), meeting.rounding)
         hypothesis = "E_p[q/(p+q)] = E_q[p/(p+q)]"
     return Finding(_TEST, evidence.name, hypothesis, "pass", words, "log_prob", tested.statistic, tested.p_value, detail=detail)
 

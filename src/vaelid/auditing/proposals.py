@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from vaelid.auditing.statistics import products
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _ROUNDS = 12
 _MOST_JOINT = 40  # dimensions up to which a full covariance is fitted
+_MOST_ROWS = 4096  # events that the part is asked about at once
+_RARE = 1e-9  # share of the uniform in what the part says about a coordinate
 _HEAVY = 8.0  # quantile range 99.8 % over interquartile range: 4.6 for a normal, 9 for a Laplace, 470 for a Cauchy
 
 
@@ -152,47 +155,21 @@ class Straightened(Proposal):
 
 
 class Histograms(Proposal):
-    """Independent discrete coordinates with their frequencies, a little of the uniform mixed in.
+    """Independent discrete coordinates.
 
     Args:
-        y: values ``(n, D)``
+        probability: of each value in each coordinate, ``(D, values)``; none is zero
         values: all values that occur, sorted
         covers: whether there are no others
-        bell: share of a Gaussian's bins in the frequencies, for many levels of which each is rare
     """
 
-    def __init__(self, y: Tensor, values: Tensor, covers: bool, bell: float = 0.0) -> None:
-        self.covers = covers
+    def __init__(self, probability: Tensor, values: Tensor, covers: bool) -> None:
+        self.probability, self.covers = probability, covers
         self.values = values.double()
         self.gap = float(self.values.diff().min()) if len(values) > 1 else 1.0
-        place = self._place(y)
-        counts = torch.zeros(y.shape[1], len(values), dtype=torch.float64)
-        counts.scatter_add_(1, place.T, torch.ones(place.T.shape, dtype=torch.float64))
-        self.probability = (counts + 0.5 / len(values)) / (len(y) + 0.5)
-        if bell:
-            self.probability = (1 - bell) * self.probability + bell * self._bell(counts)
-
-    def _bell(self, counts: Tensor) -> Tensor:
-        """Each coordinate's Gaussian in bins, outer bins open, ``(D, values)``: a weighted line through the probits of the
-        cumulative frequencies, (edge − center)/spread, which draws that pile up in the outer bins do not bend.
-        """
-        total = counts.sum(1, keepdim=True)
-        share = (counts.cumsum(1)[:, :-1] / total).clamp(0.5 / total, 1 - 0.5 / total)
-        probit = torch.special.ndtri(share)
-        weight = torch.exp(-probit.square()) / (share * (1 - share)) * (share * total > 1) * ((1 - share) * total > 1) + 1e-12
-        weight = weight / weight.sum(1, keepdim=True)
-        edges = ((self.values[1:] + self.values[:-1]) / 2).expand_as(probit)
-        middle, height = (weight * edges).sum(1, keepdim=True), (weight * probit).sum(1, keepdim=True)
-        away = edges - middle
-        slope = (weight * away * (probit - height)).sum(1, keepdim=True) / (weight * away.square()).sum(
-            1, keepdim=True
-        ).clamp_min(1e-12)
-        below = torch.special.ndtr(height + slope.clamp_min(1e-6) * away)
-        return torch.diff(below, dim=1, prepend=torch.zeros_like(total), append=torch.ones_like(total))
 
     def _place(self, y: Tensor) -> Tensor:
-        between = (self.values[1:] + self.values[:-1]) / 2
-        return torch.bucketize(y.contiguous(), between)
+        return _nearest(y, self.values)
 
     def log_prob(self, y: Tensor) -> Tensor:
         """log probability of whole events, ``(n,)`` nats; −∞ for a value that is not on the grid."""
@@ -258,9 +235,65 @@ def fit_discrete(y: Tensor, values: Tensor, covers: bool) -> Proposal:
     if y.shape[1] <= 16 and len(torch.unique(y, dim=0)) <= min(200, len(y) // 30):
         return Table(y)
     fit, held_out = y[: 3 * len(y) // 4], y[3 * len(y) // 4 :]
-    shares = (0.0, 0.5, 0.99) if len(values) > 2 else (0.0,)
-    best = max(shares, key=lambda share: float(Histograms(fit, values, covers, share).log_prob(held_out).mean()))
-    return Histograms(y, values, covers, best)
+    bells = (0.0, 0.5, 0.99) if len(values) > 2 else (0.0,)
+    fitted = [Histograms(frequencies(fit, values, bell), values, covers) for bell in bells]
+    best = max(range(len(bells)), key=lambda i: float(fitted[i].log_prob(held_out).mean()))
+    return Histograms(frequencies(y, values, bells[best]), values, covers)
+
+
+def frequencies(y: Tensor, values: Tensor, bell: float = 0.0) -> Tensor:
+    """How often each value comes in each coordinate of ``y`` ``(n, D)``, a little of the uniform mixed in, ``(D, values)``.
+
+    Args:
+        bell: share of a Gaussian's bins in the frequencies, for many levels of which each is rare
+    """
+    place = _nearest(y, values.double())
+    counts = torch.zeros(y.shape[1], len(values), dtype=torch.float64)
+    counts.scatter_add_(1, place.T, torch.ones(place.T.shape, dtype=torch.float64))
+    share = (counts + 0.5 / len(values)) / (len(y) + 0.5)
+    return (1 - bell) * share + bell * _bell(counts, values.double()) if bell else share
+
+
+def conditionals(log_prob: Callable[[Tensor], Tensor], at: Tensor, values: Tensor) -> Tensor:
+    """p(x_d | all other coordinates as in ``at``) of each value, ``(D, values)``; no probability is quite zero.
+
+    For independent coordinates this is p itself, whatever constant it lacks, and however few draws there are.
+
+    Args:
+        log_prob: nats of events ``(n, D)``
+        at: one event, ``(D,)``
+    """
+    dims, count = len(at), len(values)
+    rows = []
+    for some in torch.arange(dims).split(max(1, _MOST_ROWS // count)):
+        events = at.repeat(len(some), count, 1)  # (coordinates, values, D)
+        events[torch.arange(len(some)), :, some] = values.double()
+        rows.append(torch.softmax(log_prob(events.flatten(0, 1)).reshape(len(some), count), dim=1))
+    return (1 - _RARE) * torch.cat(rows).nan_to_num(0.0) + _RARE / count
+
+
+def _bell(counts: Tensor, values: Tensor) -> Tensor:
+    """Each coordinate's Gaussian in bins, outer bins open, ``(D, values)``: a weighted line through the probits of the
+    cumulative frequencies, (edge − center)/spread, which draws that pile up in the outer bins do not bend.
+    """
+    total = counts.sum(1, keepdim=True)
+    share = (counts.cumsum(1)[:, :-1] / total).clamp(0.5 / total, 1 - 0.5 / total)
+    probit = torch.special.ndtri(share)
+    weight = torch.exp(-probit.square()) / (share * (1 - share)) * (share * total > 1) * ((1 - share) * total > 1) + 1e-12
+    weight = weight / weight.sum(1, keepdim=True)
+    edges = ((values[1:] + values[:-1]) / 2).expand_as(probit)
+    middle, height = (weight * edges).sum(1, keepdim=True), (weight * probit).sum(1, keepdim=True)
+    away = edges - middle
+    slope = (weight * away * (probit - height)).sum(1, keepdim=True) / (weight * away.square()).sum(1, keepdim=True).clamp_min(
+        1e-12
+    )
+    below = torch.special.ndtr(height + slope.clamp_min(1e-6) * away)
+    return torch.diff(below, dim=1, prepend=torch.zeros_like(total), append=torch.ones_like(total))
+
+
+def _nearest(y: Tensor, values: Tensor) -> Tensor:
+    """The number of the value that each entry of ``y`` is nearest to."""
+    return torch.bucketize(y.contiguous(), (values[1:] + values[:-1]) / 2)
 
 
 def _spread_centers(y: Tensor, components: int) -> Tensor:

@@ -66,26 +66,28 @@ class Screen:
         return sidak(float(2 * stats.t.sf(self.statistic, self.degrees)), len(self.z))
 
 
-def screen(values: Rows, samples: int | None = None) -> Screen:
+def screen(values: Rows, samples: int | None = None, rounding: float = 0.0) -> Screen:
     """Test E[values] = 0 for every column of ``values`` ``(n, m)``.
 
     Args:
         values: all rows, or piece by piece
         samples: independent draws behind the rows, if each row is the mean over several
+        rounding: what a mean may be off by, because numbers have few digits
     """
     rows = _moments(values)
-    floored = _with_floor(rows, samples or rows.count)
-    z = _transformed(rows.mean, floored / rows.count, rows.third / rows.count**2)
-    return Screen(z if bool((rows.variance > 0).any()) else torch.where(rows.mean == 0, z, math.nan), rows.count - 1)
+    mean, floored = _beyond(rows.mean, rounding), _with_floor(rows, samples or rows.count)
+    z = _transformed(mean, floored / rows.count, rows.third / rows.count**2)
+    return Screen(z if bool((rows.variance > 0).any()) else torch.where(mean == 0, z, math.nan), rows.count - 1)
 
 
-def compare(values_a: Rows, values_b: Rows) -> Screen:
-    """Test E[a] = E[b] for every column of two independent samples ``(n, m)`` and ``(k, m)``."""
+def compare(values_a: Rows, values_b: Rows, rounding: float = 0.0) -> Screen:
+    """Test E[a] = E[b], but for ``rounding``, for every column of two independent samples ``(n, m)`` and ``(k, m)``."""
     a, b = _moments(values_a), _moments(values_b)
+    difference = _beyond(a.mean - b.mean, rounding)
     variance = _with_floor(a, a.count) / a.count + _with_floor(b, b.count) / b.count
-    z = _transformed(a.mean - b.mean, variance, a.third / a.count**2 - b.third / b.count**2)
+    z = _transformed(difference, variance, a.third / a.count**2 - b.third / b.count**2)
     moves = bool(((a.variance > 0) | (b.variance > 0)).any())
-    return Screen(z if moves else torch.where(a.mean == b.mean, z, math.nan), min(a.count, b.count) - 1)
+    return Screen(z if moves else torch.where(difference == 0, z, math.nan), min(a.count, b.count) - 1)
 
 
 def cut(x: Tensor, width: int) -> tuple[Tensor, ...]:
@@ -228,6 +230,11 @@ def _with_floor(rows: _Moments, samples: int) -> Tensor:
     unseen = variance * (excess * min(1.0, _UNSEEN / rows.count) + min(1.0, _UNSEEN / samples))
     typical = torch.where(finite, unseen, math.nan).nanmean().nan_to_num(0.0)
     return variance + typical * (1 - counted / _FEW).clamp(0, 1).nan_to_num(0.0)
+
+
+def _beyond(mean: Tensor, rounding: float) -> Tensor:
+    """What is left of a mean when all that rounding may have added is taken off."""
+    return mean.sign() * (mean.abs() - rounding).clamp_min(0)
 
 
 def _transformed(mean: Tensor, variance: Tensor, third: Tensor) -> Tensor:

@@ -215,7 +215,7 @@ def fit_generalized_pareto(excess: Tensor) -> Tensor:
     quartile, largest = excess[int(count / 4 + 0.5) - 1], excess[-1]
     j = torch.arange(1, grid + 1, dtype=excess.dtype, device=excess.device)
     theta = 1 / largest + (1 - (grid / (j - 0.5)).sqrt()).unsqueeze(1) / (3 * quartile)  # (G, B)
-    shape = torch.stack([torch.log1p(-t * excess).mean(0) for t in theta])  # (G, B), of opposite sign to k for t < 0
+    shape = torch.stack([torch.log1p(-t * excess).mean(0) for t in theta])  # (G, B), of the sign opposite to θ's
     likelihood = count * (torch.log(-theta / shape) - shape - 1)
     mean_theta = (torch.softmax(likelihood, dim=0) * theta).sum(0)
     k = torch.log1p(-mean_theta * excess).mean(0)
