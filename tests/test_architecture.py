@@ -54,6 +54,7 @@ LAYERS = (
     ("worker",),
     ("pool",),
     ("planning",),
+    ("searching",),
     ("studying",),
     ("explorer",),
     ("cli",),

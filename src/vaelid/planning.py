@@ -12,7 +12,7 @@ import torch
 
 from vaelid import __version__, pool
 from vaelid.build import build_model
-from vaelid.errors import UserError
+from vaelid.errors import RunError, UserError
 from vaelid.recipe import Recipe, expand, from_toml
 from vaelid.sweeps.grid import canonical, combinations, label
 from vaelid.sweeps.ledger import Ledger, Member, StudyFolder, plain, require_same
@@ -63,10 +63,10 @@ def plan(out: Path, common: Common, grid: Mapping[str, Sequence[Any]], seeds: in
     axes = [canonical(name) for name in grid]
     planned = Plan({axis: [] for axis in axes}, [], {}, {})
     for own in combinations(grid):
-        asked = _asked(out, common, own)
+        asked = asked_for(out, common, own)
         first = asked.recipe.training.seed
         planned.seeds[:] = range(first, first + seeds)
-        combination, kind = label(axes, asked.recipe), _kind(asked)
+        combination, kind = label(axes, asked.recipe), kind_of(asked)
         for axis in axes:
             planned.grid[axis] = list(dict.fromkeys([*planned.grid[axis], label([axis], asked.recipe).partition("=")[2]]))
         for seed in planned.seeds:
@@ -74,8 +74,8 @@ def plan(out: Path, common: Common, grid: Mapping[str, Sequence[Any]], seeds: in
             if name in planned.members:
                 raise UserError(f"The grid holds {combination} twice.", "Give every value once.")
             one = replace(asked.recipe, training=replace(asked.recipe.training, seed=seed))
-            planned.orders[name] = _order(out / name, one, asked.code_from, common, jobs)
-            planned.members[name] = _member(name, combination, seed, own, one, asked, kind, common)
+            planned.orders[name] = order_of(out / name, one, asked.code_from, common, jobs)
+            planned.members[name] = member_of(name, combination, seed, own, one, asked, kind, common)
     return planned
 
 
@@ -87,8 +87,10 @@ def taken_up(folder: StudyFolder, planned: Plan, overwrite: bool) -> Ledger:
     """
     folder.require_room()
     ledger = folder.read() if folder.exists else Ledger()
+    if ledger.search and not overwrite:
+        raise RunError(f"{folder.path} holds a search, not a grid.", "Give another --out, or --overwrite to start afresh.")
     if overwrite:
-        _clear(folder, {**ledger.members, **planned.members})
+        clear_members(folder, {**ledger.members, **planned.members})
         ledger = Ledger()
     shared = [name for name in planned.members if name in ledger.members]
     for name in shared:
@@ -96,7 +98,7 @@ def taken_up(folder: StudyFolder, planned: Plan, overwrite: bool) -> Ledger:
     if ledger.members and not shared:
         axes = {*ledger.grid, *planned.grid}
         stood, asked = next(iter(ledger.members.values())), next(iter(planned.members.values()))
-        require_same(_in_common(stood.recipe, axes), _in_common(asked.recipe, axes), folder.path)
+        require_same(settings_in_common(stood.recipe, axes), settings_in_common(asked.recipe, axes), folder.path)
     return replace(
         ledger,
         grid={**ledger.grid, **{a: list(dict.fromkeys([*ledger.grid.get(a, []), *v])) for a, v in planned.grid.items()}},
@@ -106,7 +108,7 @@ def taken_up(folder: StudyFolder, planned: Plan, overwrite: bool) -> Ledger:
     )
 
 
-def _asked(out: Path, common: Common, own: Mapping[str, Any]) -> Request:
+def asked_for(out: Path, common: Common, own: Mapping[str, Any]) -> Request:
     """What ``train`` would do with the common settings and a combination's ``own``.
 
     In this order, so that a prior of the grid takes those of the common options that it knows: ``components`` says nothing to a
@@ -116,7 +118,8 @@ def _asked(out: Path, common: Common, own: Mapping[str, Any]) -> Request:
     return request(None, base, out, own)
 
 
-def _order(folder: Path, recipe: Recipe, code_from: Path, common: Common, jobs: int) -> Order:
+def order_of(folder: Path, recipe: Recipe, code_from: Path, common: Common, jobs: int) -> Order:
+    """What a worker is told to train ``recipe`` in the member's ``folder``."""
     run = StudyFolder(folder.parent).member(folder.name)
     about = run.read_json(run.environment_file)
     # A run keeps the threads that it began with, since the last bits of its sums depend on their number.
@@ -126,9 +129,10 @@ def _order(folder: Path, recipe: Recipe, code_from: Path, common: Common, jobs: 
     return Order(recipe.to_toml(), *where, common.device, start, common.checkpoint_seconds, threads, common.track)
 
 
-def _member(
+def member_of(
     name: str, combination: str, seed: int, own: Mapping[str, Any], recipe: Recipe, asked: Request, kind: str, common: Common
 ) -> Member:
+    """The entry in study.json of one member, whose ``recipe`` differs from what was ``asked`` for in its seed alone."""
     sections = recipe.to_dict()
     keys = [key.partition(".") for key in expand(own)]
     settings = {f"{section}.{key}": sections[section].get(key) for section, _, key in keys} | {"training.seed": seed}
@@ -138,14 +142,15 @@ def _member(
     return Member(name, combination, seed, plain(settings), plain(identity), asked.data.validation.fingerprint, kind)
 
 
-def _kind(asked: Request) -> str:
+def kind_of(asked: Request) -> str:
     """What the model's −ELBO is about: values of one kind only can be compared."""
     with own_randomness(0):
         model = build_model(asked.recipe, asked.data.shape, asked.data.support, asked.code_from)
     return "probability" if model.likelihood.support.discrete else "density"
 
 
-def _clear(folder: StudyFolder, names: Mapping[str, Member]) -> None:
+def clear_members(folder: StudyFolder, names: Mapping[str, Member]) -> None:
+    """Remove what the runs of these members made."""
     for name in names:
         run = folder.member(name)
         if run.exists:
@@ -174,7 +179,7 @@ def _hold_to(folder: StudyFolder, stood: Member, asked: Member, order: Order) ->
         stood.status = "waiting"
 
 
-def _in_common(recipe: Mapping[str, Any], axes: set[str]) -> dict[str, Any]:
+def settings_in_common(recipe: Mapping[str, Any], axes: set[str]) -> dict[str, Any]:
     """The settings that no axis touches: an axis that names a part takes the part's options along, the data their likelihood."""
     own = {key for axis in axes for key in expand({axis: None})} | {"training.seed"}
     sections = {key.partition(".")[0] for key in own if key.endswith(".name")}

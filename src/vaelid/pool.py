@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,34 +111,41 @@ class Pool:
 
     def run(
         self,
-        orders: dict[str, Order],
+        supply: Callable[[], tuple[str, Order] | None],
         started: Callable[[str], None],
         ended: Callable[[str, Ending], None],
-        watch: Callable[[list[str]], None],
+        watch: Callable[[list[str]], Collection[str]],
     ) -> None:
-        """Carry out all orders; one that fails does not stop the others.
+        """Carry out orders until no process runs and there are no more of them; one that fails does not stop the others.
 
         Args:
+            supply: asked for the next order whenever there is room for one; None: none now
             started, ended: told about every process
-            watch: called every moment with the names of those that run
+            watch: called every moment with the names of those that run; returns those to be stopped
 
         Raises:
             KeyboardInterrupt: after every process has been asked to stop and has saved itself.
         """
-        waiting, running = list(orders), list[Process]()
+        running: list[Process] = []
+        following: tuple[str, Order] | None = None
         with self._stopped_together(running, ended):
-            while waiting or running:
-                while waiting and self._fits(orders[waiting[0]].threads, running):
-                    name = waiting.pop(0)
-                    running.append(self.begin(name, orders[name]))
-                    started(name)
+            while True:
+                while len(running) < self.jobs and (following := following or supply()) and self._fits(following, running):
+                    running.append(self.begin(*following))
+                    started(following[0])
+                    following = None
+                if not running:
+                    return
                 _collect(running, ended)
-                watch([process.name for process in running])
+                unwanted = watch([process.name for process in running])
+                for process in running:
+                    if process.name in unwanted:
+                        process.stop()
                 time.sleep(_PAUSE)
 
-    def _fits(self, threads: int, running: list[Process]) -> bool:
+    def _fits(self, following: tuple[str, Order], running: list[Process]) -> bool:
         used = sum(process.threads for process in running)
-        return not running or (len(running) < self.jobs and used + threads <= self.capacity)
+        return not running or used + following[1].threads <= self.capacity
 
     @contextmanager
     def _stopped_together(self, running: list[Process], ended: Callable[[str, Ending], None]) -> Iterator[None]:

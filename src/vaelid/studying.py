@@ -20,7 +20,8 @@ from vaelid.progress import Reporter, Silent
 from vaelid.recipe import Recipe, from_toml
 from vaelid.reporting.studies import study_figures
 from vaelid.run import Run
-from vaelid.sweeps.ledger import ENDS, Ledger, StudyFolder
+from vaelid.searching import Search, SearchPlan, plan_search
+from vaelid.sweeps.ledger import ENDS, Ledger, StudyFolder, trials_told
 from vaelid.sweeps.selection import choose
 from vaelid.sweeps.summary import Summary
 
@@ -32,6 +33,15 @@ class Conclusion:
     evaluate: bool = True
     samples: int = 5000
     device: str = "auto"
+
+    def check(self) -> None:
+        """Refuse a K below 1.
+
+        Raises:
+            UserError: with the K that came.
+        """
+        if self.samples < 1:
+            raise UserError(f"samples must be at least 1; it is {self.samples}.")
 
 
 class Study:
@@ -71,6 +81,9 @@ def study(
     *,
     out: Path | str,
     grid: Mapping[str, Sequence[Any]] | None = None,
+    search: Mapping[str, str | Sequence[Any]] | None = None,
+    trials: int | None = None,
+    pruner: str = "median",
     seeds: int = 1,
     jobs: int = 1,
     evaluate: bool = True,
@@ -85,7 +98,7 @@ def study(
     settings: Mapping[str, Any] | None = None,
     **shortcuts: Any,
 ) -> Study:
-    """Train every combination of a grid with the same seeds, choose by validation, and meet the test split once.
+    """Train a grid of settings with the same seeds, or search; choose by validation, and meet the test split once.
 
     The same call resumes: finished members are kept, broken ones go on where they were.
 
@@ -93,6 +106,9 @@ def study(
         data: a data set's name, an array file, or a folder of images
         out: the study's folder
         grid: values of settings, by short or full name: ``{"lr": [1e-4, 1e-3]}``
+        search: ranges to search instead: ``{"lr": "log:1e-5:1e-1", "prior": ["mixture", "standard-normal"]}``; needs optuna
+        trials: trials of the search, in all
+        pruner: stops bad trials early: ``median``, ``hyperband``, ``none``
         seeds: how many seeds each combination is trained with, counted from the setting ``seed``
         jobs: trainings at a time; the threads are divided among them
         evaluate: evaluate the chosen and the reference combination on the test split
@@ -107,9 +123,33 @@ def study(
     """
     start_from = Path(init_from) if init_from is not None else None
     common = Common(data, recipe, {**shortcuts, **(settings or {})}, device, start_from, checkpoint_seconds, tuple(track))
-    planned = plan(Path(out), common, grid or {}, seeds, jobs)
-    carry_out_study(Path(out), planned, jobs, Conclusion(evaluate, samples, device), overwrite, reporter or Silent())
+    conclusion, reporter = Conclusion(evaluate, samples, device), reporter or Silent()
+    require_one_way(grid or {}, search or {}, trials, seeds)
+    if search:
+        sought = plan_search(Path(out), common, search, trials or 0, pruner, jobs)
+        carry_out_search(Path(out), sought, conclusion, overwrite, reporter)
+    else:
+        carry_out_study(Path(out), plan(Path(out), common, grid or {}, seeds, jobs), jobs, conclusion, overwrite, reporter)
     return Study(out, device)
+
+
+def require_one_way(grid: Mapping[str, Any], search: Mapping[str, Any], trials: int | None, seeds: int) -> None:
+    """Refuse a mixture of grid and search.
+
+    Raises:
+        UserError: says what to give instead.
+    """
+    if search and grid:
+        raise UserError("A study is a grid or a search, not both.", "Search over a few values: --search prior=choice:a,b")
+    if search and seeds != 1:
+        raise UserError(
+            "All trials of a search have the same seed.",
+            "Give the best several seeds in a study of its own: --seeds.",
+        )
+    if bool(search) != (trials is not None):
+        raise UserError(
+            "A search needs both its ranges and its number of trials.", "As in: --search lr=log:1e-5:1e-1 --trials 20"
+        )
 
 
 def carry_out_study(
@@ -124,17 +164,14 @@ def carry_out_study(
         RunError: if the folder holds another study, or is in use.
         Interrupted: when stopped.
     """
-    if conclusion.samples < 1:
-        raise UserError(f"samples must be at least 1; it is {conclusion.samples}.")
+    conclusion.check()
     folder = StudyFolder(out)
     with RunFolder(out).lock():
         ledger = taken_up(folder, planned, overwrite)
         folder.write(ledger)
         try:
             _train(folder, ledger, planned, pool or Pool(jobs), reporter)
-            _select(folder, ledger)
-            if conclusion.evaluate and ledger.selection["chosen"]:
-                _meet_test(folder, ledger, conclusion, reporter)
+            _conclude(folder, ledger, conclusion, reporter)
             study_figures(Summary(out))
         except KeyboardInterrupt as error:
             ended = sum(member.status in ENDS for member in ledger.members.values())
@@ -142,6 +179,47 @@ def carry_out_study(
                 f"Stopped: {ended} of {len(ledger.members)} members are done, and what the others did is saved.",
                 "Run the same command again to go on.",
             ) from error
+
+
+def carry_out_search(
+    out: Path, planned: SearchPlan, conclusion: Conclusion, overwrite: bool, reporter: Reporter, pool: Pool | None = None
+) -> None:
+    """Take part in a search until no trial is left to take; whoever sees the last one end selects and evaluates.
+
+    Args:
+        pool: carries out the trainings, some at a time; without it, processes of their own
+
+    Raises:
+        RunError: if the folder holds another study.
+        Interrupted: when stopped.
+    """
+    conclusion.check()
+    folder = StudyFolder(out)
+    search = Search(folder, planned, reporter)
+    search.begin(overwrite)
+    try:
+        ledger = folder.read()
+        with reporter.bar("search", ledger.search["trials"], ledger.search["trials"] - search.left(ledger)):
+            (pool or Pool(planned.jobs)).run(search.supply, search.started, search.ended, search.watch)
+        with search.shared() as (ledger, _):
+            left = search.left(ledger)
+            if left:
+                reporter.say(f"{left} of {ledger.search['trials']} trials are other processes': the last one selects.")
+            else:
+                _conclude(folder, ledger, conclusion, reporter)
+        study_figures(Summary(out))
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            f"Stopped: {trials_told(folder.read().search)}; what the others did is saved.", "Run the same command again to go on."
+        ) from error
+    finally:
+        search.close()
+
+
+def _conclude(folder: StudyFolder, ledger: Ledger, conclusion: Conclusion, reporter: Reporter) -> None:
+    _select(folder, ledger)
+    if conclusion.evaluate and ledger.selection["chosen"]:
+        _meet_test(folder, ledger, conclusion, reporter)
 
 
 def _train(folder: StudyFolder, ledger: Ledger, planned: Plan, pool: Pool, reporter: Reporter) -> None:
@@ -163,7 +241,8 @@ def _train(folder: StudyFolder, ledger: Ledger, planned: Plan, pool: Pool, repor
 
     if left:
         with reporter.bar("study", watch.total, watch.done):
-            pool.run(left, started, ended, watch.look)
+            waiting = iter(left.items())
+            pool.run(lambda: next(waiting, None), started, ended, watch.look)
 
 
 class Watch:
@@ -179,14 +258,15 @@ class Watch:
         self.seen = {name: self._lines(name) for name in epochs}
         self.total, self.done = sum(epochs.values()), sum(self.seen.values())
 
-    def look(self, running: Sequence[str]) -> None:
-        """Move the bar by what the running members have done since the last look."""
+    def look(self, running: Sequence[str]) -> tuple[str, ...]:
+        """Move the bar by what the running members have done since the last look; none of them is to be stopped."""
         news = 0
         for name in running:
             lines = self._lines(name)
             news += max(0, lines - self.seen[name])
             self.seen[name] = lines
         self.reporter.advance(news, " | ".join(self.words[name] for name in running if name in self.words))
+        return ()
 
     def end(self, name: str) -> None:
         """A member ended; what it need not train any more is behind us, too."""

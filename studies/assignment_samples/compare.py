@@ -31,7 +31,7 @@ from vaelid.priors import FactorizedMixturePrior
 from vaelid.progress import Reporter, default_reporter
 from vaelid.reporting.plots import DPI, tile
 from vaelid.scoring.extractors import EXTRACTORS
-from vaelid.scoring.score import ScorePlan, score_model
+from vaelid.scoring.score import ScorePlan, Yardstick
 from vaelid.training.surroundings import own_randomness
 
 HERE = Path(__file__).parent
@@ -126,12 +126,14 @@ def scored(run: vaelid.Run, models: Mapping[str, VAE], options: argparse.Namespa
     done = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     if {key: done.get(key) for key in about} != about:
         done = {**about, "ways": {}}
-    extractor = EXTRACTORS["classifier"](run.data, None, reporter)
-    for name, model in models.items():
-        if name not in done["ways"]:
+    missing = [name for name in models if name not in done["ways"]]
+    if missing:
+        extractor, plan = EXTRACTORS["classifier"](run.data, None, reporter), ScorePlan(options.n, seed=options.seed)
+        yardstick = Yardstick(run.data, reference, extractor, plan, reporter)
+        for name in missing:
+            model = models[name]
             reporter.say(f"scoring: {name}")
-            found = score_model(model, run.data, reference, extractor, ScorePlan(options.n, seed=options.seed), reporter)
-            done["ways"][name] = found | provenance(model, reference, reference.images.name, run.weights_digest)
+            done["ways"][name] = yardstick.score(model) | provenance(model, reference, reference.images.name, run.weights_digest)
             file.write_text(json.dumps(done, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return done
 
@@ -176,8 +178,8 @@ def markdown(done: Mapping[str, Any]) -> str:
 def facts(done: Mapping[str, Any], first: Mapping[str, Any], made: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[str]:
     """What the table was made of, where, and by which command."""
     yield (
-        f"{first['images_per_set']:,} images per set, {first['pixels']}, against {first['sets']['reference']['split']} images; ± is "
-        f"a standard error (random halves). Weights of epoch {run['epoch']} (validation −ELBO {run['neg_elbo']:.2f}) of "
+        f"{first['images_per_set']:,} images per set, {first['pixels']}, against {first['sets']['reference']['split']} images. "
+        f"± is a standard error (random halves). Weights of epoch {run['epoch']} (validation −ELBO {run['neg_elbo']:.2f}) of "
         f"{run['epochs trained']} trained so far, seed {run['seed']}, SHA-256 {done['weights'][:12]}…, "
         f"trained at {run['commit']}. Features: {first['extractor']['name']}, SHA-256 {first['extractor']['sha256'][:12]}…, "
         f"{first['extractor']['test_accuracy']:.2%} of test images right as binarized."

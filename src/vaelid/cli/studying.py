@@ -12,11 +12,21 @@ from vaelid.cli.options import Device, Set
 
 if TYPE_CHECKING:
     from vaelid.planning import Plan
+    from vaelid.searching import SearchPlan
 
 Grid = Annotated[
     list[str] | None,
     typer.Option(metavar="SETTING=V,V…", help="Values to try, ';' between those with commas; repeatable: all combinations."),
 ]
+Search = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SETTING=KIND:…",
+        help="Search instead of a grid: log:LOW:HIGH, float:…, int:…, log-int:…, choice:A,B; repeatable. Needs optuna.",
+    ),
+]
+Trials = Annotated[int | None, typer.Option(metavar="N", help="Trials of a search, in all; may be raised later.")]
+Pruner = Annotated[str, typer.Option(help="Stops bad trials of a search early: median, hyperband or none.")]
 Seeds = Annotated[int, typer.Option(metavar="N", help="Seeds of each combination, counted from --seed.")]
 Jobs = Annotated[int, typer.Option(metavar="N", help="Trainings at a time; the threads are divided among them.")]
 Evaluate = Annotated[bool, typer.Option("--evaluate/--no-evaluate", help="Chosen and reference members on the test split.")]
@@ -27,6 +37,9 @@ def study(
     data: options.Data = None,
     out: Annotated[Path, typer.Option(help="Folder of the study.")] = ...,  # type: ignore[assignment]
     grid: Grid = None,
+    search: Search = None,
+    trials: Trials = None,
+    pruner: Pruner = "median",
     seeds: Seeds = 1,
     jobs: Jobs = 1,
     evaluate: Evaluate = True,
@@ -55,24 +68,33 @@ def study(
     overwrite: options.Overwrite = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the members and train nothing.")] = False,
 ) -> None:
-    """Train a grid of settings with several seeds each, and say what their curves show. The same command again goes on."""
+    """Train a grid of settings with several seeds each, or search; say what the curves show. The same command again goes on."""
     settings = options.settings_of(dict(locals()))
     from vaelid.planning import Common, plan
     from vaelid.progress import default_reporter
     from vaelid.reporting.studies import study_tables
     from vaelid.reporting.tables import show
-    from vaelid.studying import Conclusion, carry_out_study
+    from vaelid.searching import SearchPlan, plan_search
+    from vaelid.studying import Conclusion, carry_out_search, carry_out_study, require_one_way
     from vaelid.sweeps.grid import parse_axes
+    from vaelid.sweeps.space import parse_space
     from vaelid.sweeps.summary import Summary
 
-    planned = plan(
-        out, Common(data, recipe, settings, device, init_from, track=tuple(track or ())), parse_axes(grid or []), seeds, jobs
+    common, conclusion = (
+        Common(data, recipe, settings, device, init_from, track=tuple(track or ())),
+        Conclusion(evaluate, samples, device),
     )
+    axes, ranges = parse_axes(grid or []), parse_space(search or [])
+    require_one_way(axes, ranges, trials, seeds)
+    planned = plan_search(out, common, ranges, trials or 0, pruner, jobs) if ranges else plan(out, common, axes, seeds, jobs)
     if dry_run:
         _list(planned)
         return
     with default_reporter() as reporter:
-        carry_out_study(out, planned, jobs, Conclusion(evaluate, samples, device), overwrite, reporter)
+        if isinstance(planned, SearchPlan):
+            carry_out_search(out, planned, conclusion, overwrite, reporter)
+        else:
+            carry_out_study(out, planned, jobs, conclusion, overwrite, reporter)
     summary = Summary(out)
     show(study_tables(summary))
     print(f"study: {summary.folder.file}   figures: {summary.folder.figures}")
@@ -80,9 +102,15 @@ def study(
         raise typer.Exit(1)
 
 
-def _list(planned: Plan) -> None:
-    """Print every member with its own settings."""
+def _list(planned: Plan | SearchPlan) -> None:
+    """Print every member with its own settings, or what a search would search."""
     from vaelid.reporting.tables import show, simple_table
+    from vaelid.searching import SearchPlan
 
+    if isinstance(planned, SearchPlan):
+        known = {name: str(planned.known.get(name, "")) for name in planned.space}
+        ranges = [(name, str(axis), known[name]) for name, axis in planned.space.items()]
+        show(simple_table(f"{planned.trials} trials, pruner {planned.pruner}", ("setting", "search", "first trial"), ranges))
+        return
     rows = [(name, " ".join(f"{key}={value}" for key, value in m.settings.items())) for name, m in planned.members.items()]
     show(simple_table(f"{len(rows)} members", ("member", "its own settings"), rows))

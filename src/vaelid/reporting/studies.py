@@ -17,10 +17,12 @@ from vaelid.reporting.tables import simple_table
 from vaelid.sweeps import words
 from vaelid.sweeps.curves import Facts
 from vaelid.sweeps.intervals import LEVEL
-from vaelid.sweeps.ledger import ENDS, Member
+from vaelid.sweeps.ledger import ENDS, Ledger, Member, trials_told
 from vaelid.sweeps.summary import Seen, Summary, kept_interval
 
 #: Names of the figures of a study; each is written as PNG and PDF.
+#: Of a search, only the curves of the best trials are drawn.
+MOST_TRIALS = 8
 LINEAR, LOGARITHMIC = "validation_curves", "validation_curves_log"
 
 
@@ -29,19 +31,20 @@ def study_tables(summary: Summary) -> RenderableType:
     parts: list[RenderableType] = [combinations_table(summary), members_table(summary)]
     if summary.ledger.test:
         parts.append(_test_table(summary.ledger.test))
-    return Group(*parts, *map(Text, [*_selected(summary.ledger.selection), *_problems(summary)]))
+    return Group(*parts, *map(Text, [*_searched(summary.ledger.search), *_selected(summary.ledger), *_problems(summary)]))
 
 
 def combinations_table(summary: Summary) -> RenderableType:
     """One row per combination: validation −ELBO over its seeds, and what the curves say."""
     rows = []
-    for name, members in summary.combinations.items():
+    for members in summary.combinations.values():
         interval = kept_interval(members)
         finished = sum(seen.member.status == "finished" for seen in members)
         seeds = str(len(members)) if finished == len(members) else f"{finished} of {len(members)}"
         value, half = ("", "") if interval is None else (f"{interval.mean:.3f}", _number(interval.half))
         spread = "" if interval is None else _number(interval.sd)
-        rows.append((name, seeds, value, half, spread, words.together([seen.facts for seen in members])))
+        said = words.together([seen.facts for seen in members])
+        rows.append((_named(summary, members[0].member), seeds, value, half, spread, said))
     columns = ("combination", ">seeds", ">validation −ELBO", f">± t, {LEVEL:.0%}", ">sd of seeds", "what the curves say")
     title = f"{summary.folder.path}: mean over the seeds that finished, nats per image, lower is better"
     return simple_table(title, columns, rows)
@@ -68,6 +71,9 @@ def study_figures(summary: Summary) -> list[Path]:
         for name, members in summary.combinations.items()
     }
     curves = {name: found for name, found in curves.items() if found}
+    if summary.ledger.search:
+        ranked = [row["combination"] for row in summary.ledger.selection.get("ranking", [])] or list(curves)
+        curves = {name: curves[name] for name in ranked[:MOST_TRIALS] if name in curves}
     if not curves:
         return []
     figures = {LINEAR: overlaid_curves(curves), LOGARITHMIC: overlaid_curves(curves, logarithmic=True)}
@@ -111,11 +117,34 @@ def _test_table(looks: Sequence[Mapping[str, Any]]) -> RenderableType:
     return simple_table("test split: every look that this study took, nats per image", columns, rows)
 
 
-def _selected(selection: Mapping[str, Any]) -> list[str]:
+def _named(summary: Summary, member: Member) -> str:
+    """The name of a member's combination; a trial's with the values that it tried."""
+    if not summary.ledger.search:
+        return member.combination
+    values = (_setting(member.settings[key]) for key in member.settings if key != "training.seed")
+    keys = (key.rpartition(".")[2] if key.rpartition(".")[2] != "name" else key.partition(".")[0] for key in member.settings)
+    return f"{member.name}: {' '.join(f'{key}={value}' for key, value in zip(keys, values, strict=False))}"
+
+
+def _setting(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _searched(search: Mapping[str, Any]) -> list[str]:
+    """What was searched, and how many trials ended how."""
+    if not search:
+        return []
+    space = ", ".join(f"{name} {axis}" for name, axis in search["space"].items())
+    return [f"search: {space}; pruner {search['pruner']}; {trials_told(search)}"]
+
+
+def _selected(ledger: Ledger) -> list[str]:
     """What was chosen, by which rule, and how far it is from the next."""
+    selection = ledger.selection
     if not selection:
         return ["nothing is selected before all trainings have ended"]
-    lines = [f"left out of the selection: {name} ({why})" for name, why in selection.get("left_out", {}).items()]
+    left_out = {} if ledger.search else selection.get("left_out", {})  # of a search, their number is told
+    lines = [f"left out of the selection: {name} ({why})" for name, why in left_out.items()]
     if selection["chosen"] is None:
         return [*lines, f"nothing is selected: {selection['reason']}"]
     lines.append(f"chosen: {selection['chosen']} ({selection['rule']}); reference: {selection['reference']}")

@@ -84,69 +84,80 @@ def score_model(
     Raises:
         CheckFailed: if an image has features that are not finite.
     """
-    real, count = other_real(data, reference), plan.count
-    sets = {
-        "model": (model_images(model, count, plan.seed, plan.means), count),
-        "real": (real_images(real, count), count),
-        "trivial": (trivial_images(data.train, count, plan.seed), count),
-        "reference": (real_images(reference, count), count),
-        "training": (real_images(data.train, len(data.train)), len(data.train)),
-    }
-    features = {name: _features(extractor, images, size, name, reporter) for name, (images, size) in sets.items()}
-    found = _scores(features, _held_out(data, reference, real), plan.seed, reporter)
-    scores = {
-        score_name(quantity, extractor.name): {
-            "better": QUANTITIES[quantity].better,
-            **{who: found[who].get(quantity) for who in found},
+    return Yardstick(data, reference, extractor, plan, reporter).score(model)
+
+
+class Yardstick:
+    """The reference and the two anchors, looked at once; any number of models can then be scored against them.
+
+    Args:
+        reference: the real images that everything is scored against
+
+    Raises:
+        CheckFailed: if an image has features that are not finite.
+    """
+
+    def __init__(self, data: Data, reference: Split, extractor: Extractor, plan: ScorePlan, reporter: Reporter) -> None:
+        self.data, self.reference, self.extractor, self.plan, self.reporter = data, reference, extractor, plan, reporter
+        self.real, count = other_real(data, reference), plan.count
+        sets = {
+            "real": (real_images(self.real, count), count),
+            "trivial": (trivial_images(data.train, count, plan.seed), count),
+            "reference": (real_images(reference, count), count),
+            "training": (real_images(data.train, len(data.train)), len(data.train)),
         }
-        for quantity in QUANTITIES
-        if quantity in found["model"]
-    }
-    return {
-        "scores": scores,
-        "images_per_set": count,
-        "pixels": "means of p(x|z)" if plan.means else "draws from p(x|z)",
-        "sets": {
-            "reference": _about(reference),
-            "real": _about(real),
-            "trivial": {"what": "independent pixels, each with its own distribution in the training images; always draws"},
-            "training": {**_about(data.train), "images": len(data.train)},
-        },
-        "extractor": {"name": extractor.name, "sha256": extractor.digest, **extractor.about},
-        "nearest": NEAREST,
-        "error": f"95 % interval over sets of {count} images against this reference, from random halves",
-        "seed": plan.seed,
-    }
+        self._features = {name: self._look(images, size, name) for name, (images, size) in sets.items()}
+        training = self._features["training"].values
+        # Which set tells how far new images lie from training: the reference, unless that *is* the training images.
+        self._held_out = "real" if reference.name == data.train.name else "reference"
+        held_out, self._cells = self._features[self._held_out].values, cells_of(training, plan.seed)
+        self._distances = HeldOut(nearest_training(held_out, training)[0], self._cells.of(held_out))
+        self._anchors = {who: self._score(who, self._features[who]) for who in ("real", "trivial")}
 
+    def score(self, model: VAE) -> dict[str, Any]:
+        """All scores of ``model`` beside the anchors', as plain values for ``results.json``."""
+        plan, images = self.plan, model_images(model, self.plan.count, self.plan.seed, self.plan.means)
+        found = {"model": self._score("model", self._look(images, plan.count, "model")), **self._anchors}
+        scores = {
+            score_name(quantity, self.extractor.name): {
+                "better": QUANTITIES[quantity].better,
+                **{who: found[who].get(quantity) for who in found},
+            }
+            for quantity in QUANTITIES
+            if quantity in found["model"]
+        }
+        return {
+            "scores": scores,
+            "images_per_set": plan.count,
+            "pixels": "means of p(x|z)" if plan.means else "draws from p(x|z)",
+            "sets": {
+                "reference": _about(self.reference),
+                "real": _about(self.real),
+                "trivial": {"what": "independent pixels, each with its own distribution in the training images; always draws"},
+                "training": {**_about(self.data.train), "images": len(self.data.train)},
+            },
+            "extractor": {"name": self.extractor.name, "sha256": self.extractor.digest, **self.extractor.about},
+            "nearest": NEAREST,
+            "error": f"95 % interval over sets of {plan.count} images against this reference, from random halves",
+            "seed": plan.seed,
+        }
 
-def _features(extractor: Extractor, images: Iterator[Tensor], count: int, name: str, reporter: Reporter) -> Features:
-    def ticking() -> Iterator[Tensor]:
-        for x in images:
-            yield x
-            reporter.advance(len(x))
+    def _look(self, images: Iterator[Tensor], count: int, name: str) -> Features:
+        def ticking() -> Iterator[Tensor]:
+            for x in images:
+                yield x
+                self.reporter.advance(len(x))
 
-    with reporter.bar(f"features of {name}", count):
-        return extract(extractor, ticking())
+        with self.reporter.bar(f"features of {name}", count):
+            return extract(self.extractor, ticking())
 
-
-def _held_out(data: Data, reference: Split, real: Split) -> str:
-    """Which set tells how far new images lie from training: the reference, unless that *is* the training images."""
-    return "real" if reference.name == data.train.name else "reference"
-
-
-def _scores(features: dict[str, Features], held_out: str, seed: int, reporter: Reporter) -> dict[str, dict[str, Any]]:
-    """The scores of the three sets, by quantity, as summaries."""
-    reference, training = features["reference"].values, features["training"].values
-    cells = cells_of(training, seed)
-    yardstick = HeldOut(nearest_training(features[held_out].values, training)[0], cells.of(features[held_out].values))
-    found = {}
-    with reporter.bar("scores", 3):
-        for who in ("model", "real", "trivial"):
-            copying = None if who == held_out else (cells, yardstick, training)
-            all_scores = _scores_of(features[who], reference, copying, seed)
-            found[who] = {name: score.summary(len(features[who])) for name, score in all_scores.items()}
-            reporter.advance(1, who)
-    return found
+    def _score(self, who: str, features: Features) -> dict[str, Any]:
+        """The scores of one set, by quantity, as summaries."""
+        copying = None if who == self._held_out else (self._cells, self._distances, self._features["training"].values)
+        with self.reporter.bar(f"scores of {who}", 1):
+            scores = _scores_of(features, self._features["reference"].values, copying, self.plan.seed)
+            self.reporter.advance(1)
+        return {name: score.summary(len(features)) for name, score in scores.items()}
 
 
 def _scores_of(mine: Features, reference: Tensor, copying: tuple[Cells, HeldOut, Tensor] | None, seed: int) -> dict[str, Score]:

@@ -33,8 +33,17 @@ AT_REST = 0.02
 #: The slope is that of the second half of the curve, of so many epochs at least and at most.
 SHORTEST, LONGEST = 8, 20
 
-FINISHED, DIVERGED = "finished", "diverged"  # how a training ended; anything else is not the end
-VERDICTS = ("converged", "still falling", "rising", "stopped by patience", "diverged", "not enough evidence", "not finished")
+FINISHED, DIVERGED, PRUNED = "finished", "diverged", "pruned"  # how a training ended; anything else is not the end
+VERDICTS = (
+    "converged",
+    "still falling",
+    "rising",
+    "stopped by patience",
+    "diverged",
+    "pruned",
+    "not enough evidence",
+    "not finished",
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ class Curve:
     """A run's epochs: −ELBO, its ``change_se`` (nan where unknown) and training seconds in all so far, each ``(E,)``.
 
     Attributes:
-        status: of the training, ``finished`` and ``diverged`` being ends
+        status: of the training, ``finished``, ``diverged`` and ``pruned`` being ends
         outcome: why it ended, as environment.json says
     """
 
@@ -168,6 +177,8 @@ def _verdict(curve: Curve, slope: Slope | None) -> str:
     values = curve.neg_elbo
     if curve.status == DIVERGED or (len(values) and not np.isfinite(values[-1])):
         return "diverged"
+    if curve.status == PRUNED:
+        return PRUNED
     if curve.status != FINISHED:
         return "not finished"
     if curve.outcome.startswith("no improvement"):

@@ -13,7 +13,7 @@ from vaelid.settings import CommandText
 
 #: The name of the one combination of a study that varies nothing but the seed.
 BASE = "base"
-_SEED = ("seed", "training.seed")
+SEED = ("seed", "training.seed")
 _ALIASES = {keys[0]: name for name, keys in SHORTCUTS.items() if len(keys) == 1}
 
 
@@ -31,13 +31,18 @@ def parse_axes(axes: Sequence[str], option: str = "--grid", example: str = "lr=1
     grid: dict[str, list[str]] = {}
     for axis in axes:
         name, equals, text = axis.partition("=")
-        values: list[str] = [CommandText(value.strip()) for value in text.split(";" if ";" in text else ",")]
+        values: list[str] = [CommandText(value) for value in parted(text)]
         if not equals or not name.strip() or not all(values):
             raise UserError(f"{option} takes SETTING=VALUE,VALUE…; {axis!r} came.", f"For example: {option} {example}")
         if canonical(name.strip()) in grid:
             raise UserError(f"{option} {name.strip()} was given twice.", "Give all its values at once, parted by commas.")
         grid[canonical(name.strip())] = values
     return grid
+
+
+def parted(text: str) -> list[str]:
+    """Values parted by commas, or by semicolons where there are any."""
+    return [value.strip() for value in text.split(";" if ";" in text else ",")]
 
 
 def canonical(name: str) -> str:
@@ -52,7 +57,7 @@ def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
         UserError: for an axis without values, and for the seed, which has an option of its own.
     """
     for name, values in grid.items():
-        if name in _SEED:
+        if name in SEED:
             raise UserError("The seed is no axis of a grid.", "Say how many seeds: --seeds 3 (seeds=3).")
         if isinstance(values, str) or not values:
             raise UserError(f"The grid's {name} needs a list of values; it is {values!r}.", 'For example: {"lr": [1e-4, 1e-3]}')

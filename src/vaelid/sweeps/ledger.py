@@ -12,7 +12,7 @@ from vaelid.errors import RunError
 from vaelid.folder import RunFolder, write_atomic
 
 #: How members stand: these are ends; ``waiting``, ``running``, ``interrupted`` and ``failed`` are taken up again.
-ENDS = ("finished", "diverged")
+ENDS = ("finished", "diverged", "pruned")
 
 
 @dataclass
@@ -47,6 +47,7 @@ class Ledger:
         data: fingerprint of all images, by the data's name
         selection: what :func:`vaelid.sweeps.selection.choose` found; empty before the end
         test: every look at the test split, in order
+        search: of a search: space, pruner, trials that were asked for, common settings; and how many trials ended how
     """
 
     grid: dict[str, list[Any]] = field(default_factory=dict)
@@ -55,6 +56,7 @@ class Ledger:
     selection: dict[str, Any] = field(default_factory=dict)
     test: list[dict[str, Any]] = field(default_factory=list)
     vaelid: str = ""
+    search: dict[str, Any] = field(default_factory=dict)
 
     @property
     def combinations(self) -> dict[str, list[Member]]:
@@ -130,7 +132,20 @@ def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     return read
 
 
-def require_same(stood: Mapping[str, Any], asked: Mapping[str, Any], where: Path) -> None:
+def trials_told(search: Mapping[str, Any]) -> str:
+    """How many of a search's trials ended how, in words.
+
+    >>> trials_told({"trials": 20, "ended": {"finished": 12, "pruned": 7, "running": 1}})
+    'of 20 trials: 12 finished, 7 pruned, 1 running'
+    """
+    ended = ", ".join(f"{count} {status}" for status, count in search["ended"].items()) or "none begun"
+    return f"of {search['trials']} trials: {ended}"
+
+
+_MAY_CHANGE = "Members may be added: more values of the grid, more seeds; --epochs and --patience may be raised."
+
+
+def require_same(stood: Mapping[str, Any], asked: Mapping[str, Any], where: Path, may_change: str = _MAY_CHANGE) -> None:
     """Refuse other settings than a study has: members may be added, but what they have in common stays.
 
     Raises:
@@ -141,6 +156,5 @@ def require_same(stood: Mapping[str, Any], asked: Mapping[str, Any], where: Path
         lines = "; ".join(f"{key} is {stood.get(key, 'not set')!r}, asked {asked.get(key, 'not set')!r}" for key in differing)
         raise RunError(
             f"{where} holds a study with other settings: {lines}.",
-            "Give another --out, or --overwrite to start afresh. (Members may be added: more values of the grid, more seeds; "
-            "--epochs and --patience may be raised.)",
+            f"Give another --out, or --overwrite to start afresh. ({may_change})",
         )

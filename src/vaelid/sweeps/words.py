@@ -127,6 +127,7 @@ _BECAUSE: dict[str, Callable[[Facts], str]] = {
     "stopped by patience": _patience,
     "diverged": _divergence,
     "not enough evidence": _doubt,
+    "pruned": lambda facts: f": stopped by the search after {_counted(facts.epochs, 'epoch')}",
     "not finished": lambda facts: f": {_counted(facts.epochs, 'epoch')} so far",
 }
 
