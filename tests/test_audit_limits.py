@@ -28,9 +28,10 @@ from vaelid.auditing.closed_forms import closed_forms
 from vaelid.auditing.exchange import exchange
 from vaelid.auditing.findings import Finding, judged
 from vaelid.auditing.normalization import normalization
+from vaelid.auditing.scores import scores
 from vaelid.auditing.stein import stein
 from vaelid.distributions import LevelCategorical
-from vaelid.likelihoods import CategoricalLikelihood
+from vaelid.likelihoods import BernoulliLikelihood, CategoricalLikelihood
 from vaelid.networks import MLP
 from vaelid.priors import MixturePrior, StandardNormalPrior
 
@@ -257,3 +258,22 @@ def test_more_free_numbers_than_draws_are_decided(settings: dict[str, float], ve
     assert found[1].detail["overlap"] > 0.5 or "clamped" in settings
     if "moved" in settings:
         assert "dimension 65" in found[0].guilty
+
+
+class _RareLevel(BernoulliLikelihood):
+    """One pixel that is on once in two thousand draws at z = 1, and like a coin at z = 0.001."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(1, 1), (1, 1, 1))
+        with torch.no_grad():
+            self.network.weight.fill_(-7.6)
+            self.network.bias.fill_(0.0)
+
+
+def test_a_constant_score_is_looked_at_again() -> None:
+    """Where the rare value has not come, the score of the weight is constant but for what the coin moves, a thousandth of it."""
+    given = torch.tensor([[1.0], [0.001]])
+    found = [f for seed in range(12) for f in scores(gather(as_target(_RareLevel(), given=given), Plan(3000, seed=seed)))]
+    found = [f for f in judged(found) if f.test == "scores"]
+    assert len(found) == 12
+    assert {f.verdict for f in found} == {"pass"}, [f.evidence for f in found]

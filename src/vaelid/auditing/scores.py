@@ -14,9 +14,11 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from vaelid.auditing.adapter import Evidence
@@ -29,6 +31,7 @@ _PROJECTIONS = 8
 _FEW = 200_000  # numbers that the size of a step is found with
 _STEP = 0.2  # root mean square change of log p that a finite step shall make
 _NEAR = 0.7  # share of it that one more, nearly linear, correction brings close enough
+_SURPRISING, _AGAIN = 1e-4, 8  # p-values below the first are looked at again, on so many times the draws
 _FIRST = "E_p[∇_θ log p_θ(x)] = 0"
 _SECOND = "E_p[p_θ'(x) / p_θ(x)] = 1"
 
@@ -51,9 +54,14 @@ def scores(evidence: Evidence) -> list[Finding]:
 
 
 def _first(evidence: Evidence, names: list[str]) -> Finding:
-    blocks = block_gradients(evidence, names)
-    screens = {name: screen(blocks[name], samples=len(evidence.x)) for name in names}
+    projections = projections_of([evidence.target.parameters[name] for name in names])
+    count = min(evidence.plan.blocks, len(evidence.x) // 2)
+    screens = _screened(evidence, names, projections, evidence.x.tensor_split(count), len(evidence.x))
     p_value, worst = joined(screens)
+    if p_value < _SURPRISING:
+        screens = _looked_again(evidence, names, projections, screens)
+        again, worst = joined(screens)
+        p_value = max(p_value, again)
     where = f"{worst}{_entry(evidence.target.parameters[worst], screens[worst].worst)}"
     others = [name for name, s in screens.items() if name != worst and s.p_value < 1e-5]
     words = (
@@ -61,6 +69,31 @@ def _first(evidence: Evidence, names: list[str]) -> Finding:
         f"{f' (so do {chr(44).join(others)})' if others else ''}"
     )
     return Finding("scores", evidence.name, _FIRST, "pass", words, where, screens[worst].statistic, p_value)
+
+
+def _screened(
+    evidence: Evidence, names: list[str], projections: list[Tensor | None], draws: Iterable[Tensor], samples: int
+) -> dict[str, Screen]:
+    blocks = block_gradients(evidence, names, projections, draws)
+    return {name: screen(blocks[name], samples=samples) for name in names}
+
+
+def _looked_again(
+    evidence: Evidence, names: list[str], projections: list[Tensor | None], first: dict[str, Screen]
+) -> dict[str, Screen]:
+    """What was surprising at first, on many more draws of its own; zeros for all else.
+
+    A pixel that is nearly always white has a small constant score, which its rare other values make up for. Where these have not
+    come among the draws, and another condition moves the same parameter a little, the constant looks significant.
+    """
+    torch.manual_seed(evidence.plan.key(evidence.name, "second look"))
+    size = _AGAIN * len(evidence.x) // evidence.plan.blocks
+    face = evidence.target.face()
+    fresh = (face.draw(size) for _ in range(evidence.plan.blocks))
+    second = _screened(evidence, names, projections, fresh, size * evidence.plan.blocks)
+    columns = sum(len(s.z) for s in first.values())
+    limit = float(stats.t.isf(_SURPRISING / 2 / columns, next(iter(first.values())).degrees))
+    return {name: Screen(torch.where(first[name].z.abs() >= limit, second[name].z, 0.0), second[name].degrees) for name in names}
 
 
 def _second(evidence: Evidence, columns: dict[str, Tensor]) -> Finding:
@@ -94,13 +127,14 @@ def steps_of(evidence: Evidence, name: str) -> Tensor | None:
     return evidence.kept[name]
 
 
-def block_gradients(evidence: Evidence, names: list[str]) -> dict[str, Tensor]:
-    """∇_θ of the mean log density of each block of draws, ``(G, entries)`` (projections for large tensors), by parameter."""
+def block_gradients(
+    evidence: Evidence, names: list[str], projections: list[Tensor | None], draws: Iterable[Tensor]
+) -> dict[str, Tensor]:
+    """∇_θ of the mean log density of each block of ``draws``, ``(G, entries)`` (projections for large tensors), by parameter."""
     target = evidence.target
     parameters = [target.parameters[name] for name in names]
-    projections = projections_of(parameters)
     rows: list[list[Tensor]] = []
-    for x in evidence.x.tensor_split(min(evidence.plan.blocks, len(evidence.x) // 2)):
+    for x in draws:
         mean = target.face().log_prob(x).sum(1).mean()
         rows.append(projected(torch.autograd.grad(mean, parameters, allow_unused=True), parameters, projections))
     return {name: torch.stack([row[i] for row in rows]) for i, name in enumerate(names)}
