@@ -28,6 +28,15 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 PYTHON, SHELL = ("python", "pycon"), ("console", "bash")
 #: Languages of blocks that show something else than code.
 SHOWN = ("", "text", "toml")
+#: Every class, method and function of the notebook that docs/from-the-notebook.md must have a row for.
+ASSIGNMENT = (
+    *("log_categorical", "log_bernoulli", "log_normal_diag", "log_standard_normal"),
+    *(f"Encoder{name}" for name in ("", ".reparameterization", ".encode", ".sample", ".log_prob", ".forward")),
+    *(f"Decoder{name}" for name in ("", ".decode", ".sample", ".log_prob", ".forward")),
+    *(f"MoGPrior{name}" for name in ("", ".get_params", ".sample", ".log_prob")),
+    *("VAE", "VAE.forward", "VAE.sample"),
+    *("training", "evaluation", "samples_real", "samples_generated", "plot_curve"),
+)
 
 
 def read(page: str) -> list[Block]:
@@ -99,6 +108,19 @@ def test_blocks_say_what_they_are(page: str) -> None:
             tomllib.loads(block.text)
     loose = unfenced((ROOT / page).read_text("utf-8"))
     assert not loose, f"{page}: put these lines into fences: {loose}"
+
+
+def rows(page: str) -> list[str]:
+    """The first cell of every row about code in the page's tables, without its quotes."""
+    return re.findall(r"^\| `([^`]+)` \|", (ROOT / page).read_text("utf-8"), re.MULTILINE)
+
+
+def test_every_row_about_the_notebook_is_computed() -> None:
+    page = "docs/from-the-notebook.md"
+    computed = [line for block in read(page) if block.language == "pycon" for line in block.text.splitlines()]
+    missing = [row for row in rows(page) if f">>> # {row}" not in computed]
+    assert not missing
+    assert {row.partition("(")[0] for row in rows(page)} >= set(ASSIGNMENT)
 
 
 def test_every_page_is_in_the_navigation() -> None:
