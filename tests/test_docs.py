@@ -162,7 +162,9 @@ def test_every_row_about_the_notebook_is_computed() -> None:
 
 def test_every_page_is_in_the_navigation() -> None:
     listed = set(re.findall(r"[\w/.-]+\.md", yaml.safe_dump(navigation())))
-    written = {path.relative_to(DOCS).with_suffix(".md").as_posix() for path in DOCS.rglob("*.*") if path.suffix in (".md", ".ipynb")}
+    written = {
+        path.relative_to(DOCS).with_suffix(".md").as_posix() for path in DOCS.rglob("*.*") if path.suffix in (".md", ".ipynb")
+    }
     assert written <= listed
 
 
@@ -181,7 +183,7 @@ def test_a_wrong_result_is_found() -> None:
         prove("a.md", Block("pycon", 7, ">>> 1 + 1\n3\n"), {})
 
 
-@pytest.mark.parametrize("command", ["trian mnist", "data lost", "train --no-such-option", "evaluate runs/a --samples many"])
+@pytest.mark.parametrize("command", ["traim mnist", "data lost", "train --no-such-option", "evaluate runs/a --samples many"])
 def test_a_wrong_command_is_found(command: str) -> None:
     with pytest.raises((AssertionError, typer.BadParameter, typer.BadParameter.__base__)):
         parse(command.split())

@@ -117,8 +117,8 @@ def test_a_notebook_shows_the_latest_words_in_one_place(clock: list[float]) -> N
         clock[0] += 10.0
         bar.advance(1, "loss <3>")
         assert cells.texts() == ["training: 601 of 1,000, 8 s left loss <3>\nepoch 498\nepoch 499"]
-        assert "<progress value='601' max='1000'>" in [*cells.outputs.values()][0]["text/html"]
-        assert "loss &lt;3&gt;" in [*cells.outputs.values()][0]["text/html"]
+        assert "<progress value='601' max='1000'>" in next(iter(cells.outputs.values()))["text/html"]
+        assert "loss &lt;3&gt;" in next(iter(cells.outputs.values()))["text/html"]
     assert cells.texts() == ["epoch 499\ntraining: 601 of 1,000 in 10 s"]
     bar.stop()  # twice does no harm
     cells.number = 2

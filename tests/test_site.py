@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -61,10 +62,8 @@ def test_a_formula_that_cannot_be_converted_stops_the_build(latex: str) -> None:
 
 
 def test_studies_come_into_the_navigation() -> None:
-    class Config:
-        nav = [{"Home": "index.md"}, {"Measured": ["measured/benchmarks.md"]}]
-
-    [_, measured] = site_hooks.on_config(Config()).nav
+    config = SimpleNamespace(nav=[{"Home": "index.md"}, {"Measured": ["measured/benchmarks.md"]}])
+    [_, measured] = site_hooks.on_config(config).nav
     assert "measured/assignment.md" in measured["Measured"]
     assert measured["Measured"][-1] == "measured/benchmarks.md"
 
@@ -98,7 +97,9 @@ def test_the_tutorial_is_a_page_with_pictures() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From top to bottom in a kernel of its own; the outputs stay short, however many epochs there are."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))

@@ -198,7 +198,7 @@ class NotebookBar(Reporter):
 def default_reporter() -> Reporter:
     """A live bar on a terminal, one that is rewritten in place in a notebook, plain lines elsewhere."""
     ipython: Any = sys.modules.get("IPython")  # loaded wherever a notebook's kernel runs, and asked for nowhere else
-    shell = ipython.get_ipython() if ipython else None
+    shell: Any = ipython.get_ipython() if ipython else None
     if getattr(shell, "kernel", None) is not None:
         return NotebookBar(ipython.display.display, lambda: shell.execution_count)
     console = Console(stderr=True)
