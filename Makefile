@@ -11,10 +11,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --editable
 # One thread per test process: the processes share the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-TREE := $(wildcard src tests tools docs benchmarks studies examples *.md *.toml *.cff Makefile)
+TREE := $(wildcard src tests tools docs benchmarks studies examples *.md *.toml *.yml *.cff Makefile)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-style check-types check-imports check-words check-unused format coverage audit-power clean
+.PHONY: help demo test check check-style check-types check-imports check-words check-unused docs format coverage audit-power clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -30,7 +30,7 @@ demo: $(VENV)/.installed  ## Train two small models on digits, evaluate both and
 test: $(VENV)/.installed-dev  ## Run all tests and docstring examples with coverage (JOBS=2 processes)
 	$(PYTEST) -n $(JOBS) --cov
 
-check: check-style check-types check-imports check-words check-unused  ## Run all checks of the source: the five below
+check: check-style check-types check-imports check-words check-unused docs  ## Run all checks of the source: the six below
 
 check-style: $(VENV)/.installed-dev  ## Lint and formatting (ruff)
 	$(BIN)/ruff check .
@@ -47,6 +47,9 @@ check-words: $(VENV)/.installed-dev  ## Spelling, American English (codespell)
 
 check-unused: $(VENV)/.installed-dev  ## Unused code (vulture)
 	$(BIN)/vulture
+
+docs: $(VENV)/.installed-dev  ## Build the documentation as a site, strictly: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 format: $(VENV)/.installed-dev  ## Format the source and sort imports (ruff)
 	$(BIN)/ruff check --fix .

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import sys
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from vaelid import progress
-from vaelid.progress import LiveBar, PlainLines, Silent, default_reporter
+from vaelid.progress import LiveBar, NotebookBar, PlainLines, Silent, default_reporter
 
 
 @pytest.fixture
@@ -92,3 +95,55 @@ def test_the_default_follows_the_terminal(monkeypatch: pytest.MonkeyPatch) -> No
     for is_terminal, kind in ((True, LiveBar), (False, PlainLines)):
         monkeypatch.setattr(progress, "Console", lambda stderr, t=is_terminal: Console(stderr=stderr, force_terminal=t))
         assert type(default_reporter()) is kind
+
+
+class Cells:
+    """What a notebook shows: the outputs by their ids, and how often each was drawn."""
+
+    def __init__(self) -> None:
+        self.number, self.outputs, self.draws = 1, dict[str, dict[str, str]](), 0
+
+    def display(self, content: dict[str, str], raw: bool, display_id: str, update: bool) -> None:
+        assert raw
+        assert update == (display_id in self.outputs)
+        self.outputs[display_id] = content
+        self.draws += 1
+
+    def texts(self) -> list[str]:
+        return [content["text/plain"] for content in self.outputs.values()]
+
+
+def test_a_notebook_shows_the_latest_words_in_one_place(clock: list[float]) -> None:
+    cells = Cells()
+    bar = NotebookBar(cells.display, lambda: cells.number, lines=2)
+    bar.advance(1)  # before it is open: nothing to show
+    assert not cells.outputs
+    bar.say("device cpu")
+    with bar.bar("training", 1000, done=100):
+        for epoch in range(500):
+            bar.advance(1, "loss <3>")
+            bar.say(f"epoch {epoch}")
+        assert cells.draws == 2  # the words before, and the opened bar: no time has passed
+        clock[0] += 10.0
+        bar.advance(1, "loss <3>")
+        assert cells.texts() == ["training: 601 of 1,000, 8 s left loss <3>\nepoch 498\nepoch 499"]
+        assert "<progress value='601' max='1000'>" in next(iter(cells.outputs.values()))["text/html"]
+        assert "loss &lt;3&gt;" in next(iter(cells.outputs.values()))["text/html"]
+    assert cells.texts() == ["epoch 499\ntraining: 601 of 1,000 in 10 s"]
+    bar.stop()  # twice does no harm
+    cells.number = 2
+    bar.say("evaluated")
+    assert cells.texts() == ["epoch 499\ntraining: 601 of 1,000 in 10 s", "evaluated"]
+
+
+def test_the_default_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ipython(shell: Any) -> Any:
+        return SimpleNamespace(get_ipython=lambda: shell, display=SimpleNamespace(display=None))
+
+    monkeypatch.setitem(sys.modules, "IPython", ipython(SimpleNamespace(kernel=object(), execution_count=7)))
+    reporter = default_reporter()
+    assert isinstance(reporter, NotebookBar)
+    assert reporter.cell() == 7
+    for shell in (None, SimpleNamespace()):  # imported by a program, or IPython on a terminal
+        monkeypatch.setitem(sys.modules, "IPython", ipython(shell))
+        assert not isinstance(default_reporter(), NotebookBar)

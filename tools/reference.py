@@ -69,7 +69,9 @@ def _described(part: Callable[..., Any], options: dict[str, Option]) -> list[str
     body = [_prose(_SECTION.sub("", text).strip())]
     if options:
         meanings = _meanings(part)
-        rows = [(f"`{name}`", _allowed(option), _default(option.default), meanings.get(name, "")) for name, option in options.items()]
+        rows = [
+            (f"`{name}`", _allowed(option), _default(option.default), meanings.get(name, "")) for name, option in options.items()
+        ]
         width = 4 if any(row[3] for row in rows) else 3
         body.append(_table(("option", "allowed", "default", "meaning")[:width], [row[:width] for row in rows]))
     if "References" in sections:

@@ -1,7 +1,7 @@
 """What mkdocs is told beyond mkdocs.yml: pages that come from elsewhere, links that leave ``docs``, formulas as MathML.
 
-mkdocs calls the functions ``on_…`` by their names. The pages under "Reference" are made from the code (``tools/reference.py``) and
-those under "Measured" are the READMEs of ``studies`` and ``benchmarks``, so neither can fall behind.
+mkdocs calls the functions ``on_…`` by their names. The pages under "Reference" are made from the code (``tools/reference.py``),
+those under "Measured" are the READMEs of ``studies`` and ``benchmarks``: neither can fall behind.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def on_config(config: Any) -> Any:
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages that do not lie in ``docs``."""
-    made: dict[str, str | bytes] = {uri: (ROOT / path).read_text("utf-8") for path, uri in adopted().items() if path.endswith(".md")}
+    made: dict[str, str | bytes] = {
+        uri: (ROOT / path).read_text("utf-8") for path, uri in adopted().items() if path.endswith(".md")
+    }
     made |= {f"reference/{name}.md": text for name, text in reference.pages().items()}
     for name in NOTEBOOKS:
         files.remove(files.src_uris[name])
@@ -70,7 +72,7 @@ def notebook_page(path: Path) -> dict[str, str | bytes]:
     return {f"{path.stem}.md": body, **pictures}
 
 
-def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:  # noqa: ARG001
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Let links between pages hold in the site as they do in the repository."""
     uri = page.file.src_uri
     source = {there: here for here, there in adopted().items()}.get(uri, f"docs/{uri}")
@@ -95,7 +97,7 @@ def relinked(markdown: str, source: str, uri: str, pages: Mapping[str, str], roo
     return _LINK.sub(there, markdown)
 
 
-def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:  # noqa: ARG001
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
     """Turn formulas into MathML, which browsers render by themselves."""
     return _ROLE.sub("", _FORMULA.sub(lambda match: mathml(match, page.file.src_uri), html))
 
