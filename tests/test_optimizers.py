@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from vaelid import kernels, optimizers
 from vaelid.optimizers import OPTIMIZERS, Constant, Cosine, Plateau, Staged
 
 TORCHS = {"adamax": torch.optim.Adamax, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
@@ -67,6 +69,52 @@ def test_adamax_is_torchs_bit_for_bit() -> None:
     assert torch.equal(ours, torchs)
     assert one.step(lambda: 1.5) == 1.5
     assert one.state_dict()["state"][0].keys() == other.state_dict()["state"][0].keys()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_adamax_in_blocks_and_compiled_is_the_same(decay: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole vector at once, in blocks with a short last one, and the compiled loop, over numbers of all sizes."""
+    draw = torch.Generator().manual_seed(0)
+    start = [torch.randn(5003, generator=draw) * torch.logspace(-30, 20, 5003) for _ in range(4)]
+    numbers = (0.1, 0.99, 1e-8, decay, -0.3)
+    whole, blocks, compiled = ([v.clone() for v in start] for _ in range(3))
+    for _ in range(3):
+        optimizers.update_adamax(tuple(whole), numbers)
+    monkeypatch.setattr(optimizers, "_BLOCK", 1024)
+    for _ in range(3):
+        optimizers.update_adamax(tuple(blocks), numbers)
+    assert all(torch.equal(a, b) for a, b in zip(blocks, whole, strict=True))
+    assert not torch.equal(whole[0], start[0])
+    assert torch.equal(whole[1], start[1]), "the gradient is not ours to change"
+    if optimizers._compiled_adamax() is None:
+        pytest.skip("numba is not installed")
+    monkeypatch.setattr(kernels, "FEWEST_NUMBERS", 1)
+    monkeypatch.setattr(optimizers, "_update_block", lambda *_: pytest.fail("not compiled"))
+    for _ in range(3):
+        optimizers.update_adamax(tuple(compiled), numbers)
+    assert all(torch.equal(a, b) for a, b in zip(compiled, whole, strict=True))
+
+
+def test_a_compiled_loop_with_other_bits_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(theta: np.ndarray, *_: Any) -> None:
+        theta += 1
+
+    monkeypatch.setattr(kernels, "load", lambda name: other)
+    assert optimizers._compiled_adamax.__wrapped__() is None
+    monkeypatch.setattr(kernels, "load", lambda name: None)
+    assert optimizers._compiled_adamax.__wrapped__() is None
+
+
+def test_adamax_takes_parameters_that_do_not_lie_in_one_piece() -> None:
+    torch.manual_seed(0)
+    ours, torchs = (nn.Parameter(torch.linspace(-1, 1, 12).view(3, 4).T) for _ in range(2))
+    one, other = OPTIMIZERS["adamax"]([ours], lr=0.1), torch.optim.Adamax([torchs], lr=0.1, foreach=False)
+    for _ in range(3):
+        gradient = torch.randn(4, 3)
+        for parameter, optimizer in ((ours, one), (torchs, other)):
+            parameter.grad = gradient.clone()
+            optimizer.step()
+    assert torch.equal(ours, torchs)
 
 
 def test_constant_warms_up_and_stays() -> None:

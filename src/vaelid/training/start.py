@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from vaelid.build import build_model, build_objective, build_optimizer, build_schedule
 from vaelid.data import Data, Shades
@@ -81,13 +82,15 @@ def prepare(folder: RunFolder, recipe: Recipe, data: Data, device: torch.device,
     if device.type == "cuda":
         torch.cuda.init()
     model = build_model(recipe, data.shape, data.support, code).to(device)
-    weights = FlatParameters(model)
+    average = average_of(model, recipe.training.ema)
+    # A user's own part may do with the weights of a layer what it likes, so there autograd keeps all gradients.
+    weights = FlatParameters(model, () if recipe.code else [m for m in model.modules() if type(m) is nn.Linear])
     return Training(
         settings=recipe.training,
         folder=folder,
         data=data.to(device),
         model=model,
-        average=average_of(model, recipe.training.ema),
+        average=average,
         objective=build_objective(recipe, code),
         weights=weights,
         optimizer=build_optimizer(recipe, [weights.flat], code),
