@@ -18,6 +18,7 @@ _MULTIPLY_2 = np.uint64(0x94D049BB133111EB)
 _LOW_24 = np.uint64(0xFFFFFF)
 _STEP = np.float32(2.0**-24)
 _ZERO, _ONE = np.float32(0), np.float32(1)
+_LARGEST_DENORMAL = np.float32(2.0**-126 - 2.0**-149)
 
 
 @_compiled
@@ -38,6 +39,7 @@ def adamax(
         if decay != 0:
             g = g + decay * theta[i]
         m = average[i] + weight * (g - average[i])
+        m = m if m > _LARGEST_DENORMAL or m < -_LARGEST_DENORMAL else _ZERO
         size, faded = abs(g) + eps, largest[i] * beta2
         u = size if size > faded or size != size else faded  # keeps a NaN, as torch's maximum does
         average[i], largest[i] = m, u
@@ -45,18 +47,17 @@ def adamax(
 
 
 @_compiled
-def binarize(levels: np.ndarray, rows: np.ndarray, highest: np.float32, keys: np.ndarray, pixels: np.ndarray) -> None:
-    """Pixels ``(B, D)`` of these rows of ``(N, D)``: 1 where ``randomness.uniform`` of the row's key is below level/highest."""
-    count = levels.shape[1]
-    for b in range(rows.size):
-        row, key = rows[b], keys[b]
+def binarize(gray: np.ndarray, keys: np.ndarray) -> None:
+    """Overwrites gray values ``(B, D)`` by 1 where ``randomness.uniform`` of the row's key, int64 ``(B,)``, is below, else 0."""
+    rows, count = gray.shape
+    for b in range(rows):
         for j in range((count + 1) // 2):
-            z = key + np.uint64(j + 1) * _GOLDEN
+            z = np.uint64(keys[b]) + np.uint64(j + 1) * _GOLDEN
             z = (z ^ (z >> np.uint64(30))) * _MULTIPLY_1
             z = (z ^ (z >> np.uint64(27))) * _MULTIPLY_2
             z = z ^ (z >> np.uint64(31))
             low = np.float32(np.int32(z & _LOW_24)) * _STEP
-            pixels[b, 2 * j] = _ONE if low < np.float32(levels[row, 2 * j]) / highest else _ZERO
+            gray[b, 2 * j] = _ONE if low < gray[b, 2 * j] else _ZERO
             if 2 * j + 1 < count:
                 high = np.float32(np.int32((z >> np.uint64(32)) & _LOW_24)) * _STEP
-                pixels[b, 2 * j + 1] = _ONE if high < np.float32(levels[row, 2 * j + 1]) / highest else _ZERO
+                gray[b, 2 * j + 1] = _ONE if high < gray[b, 2 * j + 1] else _ZERO
