@@ -169,7 +169,7 @@ def product_steps(options: argparse.Namespace) -> Steps:
 
 
 def limit_steps(options: argparse.Namespace) -> Steps:
-    """The products, and the least traffic of the optimizer: gradient, two moments, weights read once; all but the first written."""
+    """The products, and the least traffic of the optimizer: gradient, two moments, weights read; all but the first written."""
     products = product_steps(options)
     count = sum(layer_in * layer_out for network in NETWORKS for layer_in, layer_out in pairwise(network))
     gradient, *written = (torch.randn(count) for _ in range(4))
