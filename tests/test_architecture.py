@@ -25,6 +25,8 @@ PACKAGE = ROOT / "src" / "vaelid"
 LAYERS = (
     ("errors",),
     ("settings",),
+    ("loops",),
+    ("kernels",),
     ("supports",),
     ("randomness",),
     ("progress",),

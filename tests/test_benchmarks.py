@@ -56,8 +56,9 @@ def test_pictures_become_binary_vectors(notebook_loop: ModuleType) -> None:
 
 def test_training_epoch_runs(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    arguments = ["--steps", "2", "--repeats", "1", "--threads", "1", "--synthetic", "--out", page]
+    arguments = ["--steps", "9", "--repeats", "1", "--warm-up", "1", "--threads", "1", "--synthetic", "--out", page]
     done = subprocess.run([sys.executable, FOLDER / "training_epoch.py", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for words in ("notebook loop : vaelid", "matrix products alone", "1,563 steps", "torch " + torch.__version__):
+    rows = ("notebook loop : vaelid**", "vaelid : machine's limit", "matrix products alone")
+    for words in (*rows, "1,563 steps", "torch " + torch.__version__):
         assert words in page.read_text(encoding="utf-8")

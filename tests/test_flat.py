@@ -69,6 +69,61 @@ def test_a_part_that_took_no_part_has_gradient_zero() -> None:
     assert module[2].weight.unique().tolist() == [-1.0]
 
 
+class Twice(nn.Module):
+    """One layer called twice, one weight in two layers, one layer frozen, one not used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.again, self.other = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.other.weight = self.again.weight
+        self.frozen, self.unused = nn.Linear(4, 4).requires_grad_(False), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.again(self.first(x).tanh()).tanh()
+        return self.frozen(self.other(self.first(x).tanh())).square().sum()
+
+
+@pytest.mark.parametrize("shape", [(4,), (7, 4), (3, 2, 4)])
+@pytest.mark.parametrize("short", [False, True])
+def test_products_of_layers_are_the_gradients_of_autograd(shape: tuple[int, ...], short: bool) -> None:
+    module = Twice()
+    twin = copy.deepcopy(module)
+    flat = FlatParameters(module, [m for m in module.modules() if isinstance(m, nn.Linear)])
+    expected = FlatParameters(twin)
+    for seed in range(2):  # nothing is left over from the loss before
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        for copied, vector in ((module, flat), (twin, expected)):
+            vector.forget_gradients()
+            with torch.autocast("cpu", torch.bfloat16, enabled=short):
+                loss = copied(x)
+            loss.backward()
+        norms = flat.gather_gradients(), expected.gather_gradients()
+        assert all(p.grad is None for name, p in module.named_parameters() if name.endswith("weight")), "computed twice"
+        tolerance = {"rtol": 0.02, "atol": 0.02} if short else {}
+        torch.testing.assert_close(flat.grad, expected.grad, **tolerance)
+        torch.testing.assert_close(*norms, **tolerance)
+    assert flat.grad.count_nonzero() > 40
+
+
+def test_a_layer_called_once_has_the_very_bits_of_autograd() -> None:
+    module = net()
+    twin = copy.deepcopy(module)
+    flat, expected = FlatParameters(module, [module[0], module[2]]), FlatParameters(twin)
+    x = torch.randn(32, 3)
+    for copied in (module, twin):
+        copied(x).square().sum().backward()
+    assert flat.gather_gradients() == expected.gather_gradients() > 0
+    assert torch.equal(flat.grad, expected.grad)
+
+
+def test_without_gradients_nothing_is_kept() -> None:
+    module = net()
+    flat = FlatParameters(module, [module[0], module[2]])
+    with torch.no_grad():
+        module(torch.randn(2, 3))
+    assert flat.gather_gradients() == 0
+
+
 def test_frozen_parameters_stay_out() -> None:
     module = net()
     module[0].requires_grad_(False)

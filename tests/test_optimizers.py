@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from vaelid import kernels, optimizers
 from vaelid.optimizers import OPTIMIZERS, Constant, Cosine, Plateau, Staged
 
 TORCHS = {"adamax": torch.optim.Adamax, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
@@ -67,6 +69,73 @@ def test_adamax_is_torchs_bit_for_bit() -> None:
     assert torch.equal(ours, torchs)
     assert one.step(lambda: 1.5) == 1.5
     assert one.state_dict()["state"][0].keys() == other.state_dict()["state"][0].keys()
+
+
+@pytest.fixture
+def compiled() -> kernels.Kernel:
+    kernels.start()
+    kernel = kernels.find("adamax")
+    if kernel is None:
+        pytest.skip("numba is not installed")
+    return kernel
+
+
+def vectors_of_all_sizes(count: int) -> list[torch.Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return [torch.randn(count, generator=draw) * torch.logspace(-42, 20, count) for _ in range(4)]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_adamax_in_blocks_and_compiled_is_the_same(
+    decay: float, monkeypatch: pytest.MonkeyPatch, compiled: kernels.Kernel
+) -> None:
+    """The whole vector at once, in blocks with a short last one, and the compiled loop, over numbers of all sizes."""
+    start, numbers = vectors_of_all_sizes(5003), (0.1, 0.99, 1e-8, decay, -0.3)
+    results = []
+    for block, found in ((2**16, None), (1024, None), (1024, compiled)):
+        monkeypatch.setattr(optimizers, "_BLOCK", block)
+        monkeypatch.setattr(kernels, "find", lambda *_, found=found: found)
+        results.append([v.clone() for v in start])
+        for _ in range(3):
+            optimizers.update_adamax(tuple(results[-1]), numbers)
+    whole, blocks, loop = results
+    assert kernels.same_bits(blocks, whole)
+    assert kernels.same_bits(loop, whole)
+    assert torch.equal(whole[1], start[1]), "the gradient is not ours to change"
+
+
+def test_the_compiled_loop_is_used_only_if_its_bits_agree(compiled: kernels.Kernel) -> None:
+    def other(theta: np.ndarray, *rest: Any) -> None:
+        compiled(theta, *rest)
+        theta[7] = np.nextafter(theta[7], np.float32(9))
+
+    assert optimizers._adamax_agrees(compiled)
+    assert not optimizers._adamax_agrees(other)
+
+
+def test_no_moment_of_adamax_is_denormal_and_no_weight_notices() -> None:
+    """torch's moments reach 1e-40 here and stay there; ours become 0, and the weights are bit for bit the same."""
+    ours, torchs = (nn.Parameter(torch.tensor([0.1, -3.0, 1e-3])) for _ in range(2))
+    one, other = OPTIMIZERS["adamax"]([ours], lr=0.1), torch.optim.Adamax([torchs], lr=0.1, foreach=False)
+    for step in range(900):
+        for parameter, optimizer in ((ours, one), (torchs, other)):
+            parameter.grad = torch.tensor([1.0, 1e-3, 0.0]) if step == 0 else torch.zeros(3)
+            optimizer.step()
+    assert 0 < other.state[torchs]["exp_avg"][0] < 2.0**-126
+    assert not one.state[ours]["exp_avg"].any()
+    assert torch.equal(ours, torchs)
+
+
+def test_adamax_takes_parameters_that_do_not_lie_in_one_piece() -> None:
+    torch.manual_seed(0)
+    ours, torchs = (nn.Parameter(torch.linspace(-1, 1, 12).view(3, 4).T) for _ in range(2))
+    one, other = OPTIMIZERS["adamax"]([ours], lr=0.1), torch.optim.Adamax([torchs], lr=0.1, foreach=False)
+    for _ in range(3):
+        gradient = torch.randn(4, 3)
+        for parameter, optimizer in ((ours, one), (torchs, other)):
+            parameter.grad = gradient.clone()
+            optimizer.step()
+    assert torch.equal(ours, torchs)
 
 
 def test_constant_warms_up_and_stays() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import time
@@ -23,6 +24,7 @@ from vaelid.training.checkpoint import load_checkpoint
 from vaelid.training.loop import Pace
 from vaelid.training.start import choose_device
 from vaelid.training.state import average_of, update_average
+from vaelid.training.surroundings import own_randomness
 
 # The loop -----------------------------------------------------------------------------------------------------------------
 
@@ -68,20 +70,32 @@ def test_one_step_is_the_optimizers_own(tmp_path: Path) -> None:
     recipe = tiny(
         optimizer__name="sgd", optimizer__lr=0.01, training__batch_size=192, training__epochs=1, training__clip_norm=0.5
     )
-    ours, by_hand = ready(tmp_path, recipe), ready(tmp_path, recipe)
+    ours, data = ready(tmp_path, recipe), data_of(recipe)
+    with own_randomness(recipe.training.seed):
+        model = build_model(recipe, data.shape, data.support, Path())  # as nothing of training has touched it
     torch.manual_seed(5)
     loop.train_epoch(ours, Notes(), lambda: False, Pace(1000.0))
     torch.manual_seed(5)
     order = loop.permutation(192, recipe.training.seed, 0)
-    seen = by_hand.model(by_hand.data.train.batch(order, 0, 0))
-    (-by_hand.objective(seen).mean()).backward()
-    parameters = list(by_hand.model.parameters())
+    seen = model(data.train.batch(order, 0, 0))
+    (-ours.objective(seen).mean()).backward()
+    parameters = list(model.parameters())
     norm = math.sqrt(sum(float(p.grad.square().sum()) for p in parameters if p.grad is not None))
     assert norm > 0.5
     for mine, theirs in zip(ours.model.parameters(), parameters, strict=True):
         expected = theirs - 0.01 * 0.5 / norm * theirs.grad
         torch.testing.assert_close(mine, expected, atol=1e-7, rtol=1e-5)
     assert ours.state.norm_sum == pytest.approx(norm, rel=1e-5)
+
+
+def test_with_code_of_a_users_own_autograd_keeps_every_gradient(tmp_path: Path) -> None:
+    """It may use the weights of a layer in any way; where only our own parts do, the gradients of layers are multiplied later."""
+    recipe = tiny()
+    for code, kept in (({}, False), ({"mine.py": "0" * 64}, True)):
+        training = ready(tmp_path, dataclasses.replace(recipe, code=code))
+        layers = [m for m in training.model.modules() if isinstance(m, torch.nn.Linear)]
+        assert [layer.weight.requires_grad for layer in layers] == [kept] * 4
+        assert len(training.weights.parameters) == len(list(training.model.parameters()))
 
 
 def test_the_order_of_images_changes_from_epoch_to_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

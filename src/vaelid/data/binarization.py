@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cache
 
+import torch
 from torch import Tensor
 
+from vaelid import kernels
 from vaelid.data.images import Images
 from vaelid.data.settings import DataSettings
 from vaelid.errors import DataError
@@ -142,5 +145,23 @@ def _access_keys(draw: Draw) -> Tensor:
 
 
 def _bernoulli(gray: Tensor, keys: Tensor) -> Tensor:
+    kernel = kernels.find("binarize", gray, keys)
+    if kernel and gray.dtype == torch.float32 and _binarize_agrees(kernel):
+        kernel(gray.flatten(1).numpy(), keys.numpy())
+        return gray
+    return _draw(gray, keys)
+
+
+def _draw(gray: Tensor, keys: Tensor) -> Tensor:
     # The in-place comparison writes 0. and 1. where the random numbers were: no mask, no conversion.
     return uniform(keys, gray[0].numel()).view(gray.shape).lt_(gray)
+
+
+@cache
+def _binarize_agrees(kernel: kernels.Kernel) -> bool:
+    keys = key("binarize-check", torch.arange(64))
+    ours = uniform(key("binarize-check-gray", torch.arange(64)), 33)
+    ours[:, :4] = torch.tensor([0.0, 1.0, 2.0**-24, 1 - 2.0**-24])
+    torchs = _draw(ours, keys)  # leaves its argument as it was
+    kernel(ours.numpy(), keys.numpy())
+    return kernels.same_bits([ours], [torchs])

@@ -1,14 +1,22 @@
 """All weights as one flat vector.
 
 An optimizer step reads and writes every weight a few times and multiplies next to nothing: its cost is memory traffic and the
-number of small operations. On one vector the update of a 1.3-million-weight model is a handful of operations, not a hundred,
-and the gradient norm is one more. What a step costs beside the notebook's: ``benchmarks/training_epoch.py``.
+number of small operations. On one vector the update of a 1.3-million-weight model is a handful of operations, not a hundred.
+
+The gradient of a linear layer's weight, D^T X with X ``(rows, in)`` what went in and D ``(rows, out)`` the gradient of what came
+out, is as large as the weight, and X and D are small. So autograd is left to find D only, and the product is written straight to
+its place in the vector: the same product, and no copy. The norm is taken piece by piece while the piece is still in the cache.
+
+What a step costs beside the notebook's: ``benchmarks/training_epoch.py``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vaelid.errors import PartError
 
@@ -21,11 +29,15 @@ class FlatParameters:
 
     Built once, after the module is on its device; loading a state dict afterwards writes through the views.
 
+    Args:
+        layers: linear layers of the module whose weight is used by nothing but their call; of these autograd does not
+            compute the gradient any more, only :meth:`gather_gradients` does
+
     Raises:
         PartError: if there is nothing to train, or the parameters are of several types.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, layers: Iterable[nn.Linear] = ()) -> None:
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         if len({p.dtype for p in self.parameters}) != 1:
             types = ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in self.parameters}))
@@ -45,17 +57,45 @@ class FlatParameters:
             self.flat.data[piece] = p.data.flatten()
             p.data = self.flat.data[piece].view_as(p)
             self._gradients.append(self.grad[piece].view_as(p))
+        self._factors: dict[nn.Parameter, list[tuple[Tensor, Tensor]]] = {}  # X and D of each call, by weight
+        for layer in [layer for layer in layers if layer.weight.requires_grad]:  # two layers may share one weight
+            layer.weight.requires_grad_(False)
+            layer.register_forward_hook(self._await_gradient)
 
     def forget_gradients(self) -> None:
         """Let go of the gradients, so that the next backward pass writes instead of adding."""
+        self._factors.clear()
         for p in self.parameters:
             p.grad = None
 
-    def gather_gradients(self) -> torch.Tensor:
+    @torch.no_grad()
+    def gather_gradients(self) -> Tensor:
         """Bring the gradients of all parameters into ``flat.grad``; returns their Euclidean norm, a scalar tensor."""
+        norms = []
         for p, place in zip(self.parameters, self._gradients, strict=True):
-            if p.grad is None:
-                place.zero_()  # a part that took no part in this loss
-            else:
+            if p in self._factors:
+                _multiply(self._factors.pop(p), place)
+            elif p.grad is not None:
                 place.copy_(p.grad)
-        return torch.linalg.vector_norm(self.grad)
+            else:
+                place.zero_()  # a part that took no part in this loss
+            norms.append(torch.linalg.vector_norm(place))
+        return torch.linalg.vector_norm(torch.stack(norms))
+
+    def _await_gradient(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(partial(self._note, layer.weight, inputs[0].detach()))
+
+    def _note(self, weight: nn.Parameter, x: Tensor, gradient: Tensor) -> None:
+        self._factors.setdefault(weight, []).append((x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])))
+
+
+def _multiply(factors: list[tuple[Tensor, Tensor]], place: Tensor) -> None:
+    """place ← D^T X, summed over all calls of the layer."""
+    (x, gradient), *others = factors
+    if others:  # called more than once in one loss
+        x, gradient = torch.cat([x, *(x for x, _ in others)]), torch.cat([gradient, *(d for _, d in others)])
+    if gradient.dtype == place.dtype:
+        torch.mm(gradient.T, x, out=place)
+    else:  # under autocast: as short as autograd would multiply
+        place.copy_(torch.mm(gradient.T, x.to(gradient.dtype)))

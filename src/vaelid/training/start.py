@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from vaelid import kernels
 from vaelid.build import build_model, build_objective, build_optimizer, build_schedule
 from vaelid.data import Data, Shades
 from vaelid.errors import DataError, MachineError, PartError, RunError, SupportError, VaelidError
@@ -30,6 +32,8 @@ __all__ = ["Conditions", "choose_device", "own_randomness", "train_in"]
 
 #: How many training images the parts may look at before training (output bias, k-means).
 _FIRST_LOOK = 10_000
+#: From so many weights on, compiled loops are worth their second at the start.
+_MANY_WEIGHTS = 2**18
 
 
 @dataclass(frozen=True)
@@ -85,13 +89,17 @@ def prepare(folder: RunFolder, recipe: Recipe, data: Data, device: torch.device,
     if device.type == "cuda":
         torch.cuda.init()
     model = build_model(recipe, data.shape, data.support, code).to(device)
-    weights = FlatParameters(model)
+    average = average_of(model, recipe.training.ema)
+    # A user's own part may do with the weights of a layer what it likes, so there autograd keeps all gradients.
+    weights = FlatParameters(model, () if recipe.code else [m for m in model.modules() if type(m) is nn.Linear])
+    if weights.flat.numel() >= _MANY_WEIGHTS:
+        kernels.start()
     return Training(
         settings=recipe.training,
         folder=folder,
         data=data.to(device),
         model=model,
-        average=average_of(model, recipe.training.ema),
+        average=average,
         objective=build_objective(recipe, code),
         weights=weights,
         optimizer=build_optimizer(recipe, [weights.flat], code),

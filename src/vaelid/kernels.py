@@ -1,0 +1,45 @@
+"""Compiled loops, where they are to be had: with numba (the extra ``fast``), if they give the very bits of torch's operations.
+
+They change how long something takes and nothing else, so no run has to remember whether it had them. That they give the same
+bits on this machine is not believed but tried, once in every process, by who uses them (:func:`same_bits`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: A compiled loop runs on one thread; with more threads than this torch's operations should be ahead (not measured).
+MOST_THREADS = 2
+
+Kernel = Callable[..., None]
+
+_loaded: list[ModuleType] = []
+
+
+def start() -> None:
+    """Load numba, if it is installed: a second that pays for a training, and not for much less."""
+    if not _loaded and find_spec("numba") is not None:
+        _loaded.append(import_module("vaelid.loops"))
+
+
+def find(name: str, *tensors: Tensor) -> Kernel | None:
+    """The loop of that name in ``loops``, if it was started, can take these tensors, and has not too many threads against it."""
+    plain = all(t.device.type == "cpu" and t.is_contiguous() for t in tensors)
+    return getattr(_loaded[0], name) if _loaded and plain and torch.get_num_threads() <= MOST_THREADS else None
+
+
+def same_bits(found: list[Tensor], expected: list[Tensor]) -> bool:
+    """Whether float32 results agree bit by bit; NaN equals NaN."""
+    return all(torch.equal(a.view(torch.int32), b.view(torch.int32)) for a, b in zip(found, expected, strict=True))
+
+
+def single(*values: float) -> list[Any]:
+    """Numbers as float32: with a float64 among them, a compiled loop would compute in float64."""
+    return list(torch.tensor(values, dtype=torch.float32).numpy())
