@@ -55,6 +55,7 @@ LAYERS = (
     ("pool",),
     ("planning",),
     ("studying",),
+    ("publishing",),
     ("explorer",),
     ("cli",),
 )

@@ -66,6 +66,7 @@ class RunFolder:
         self.results_file = self.path / "results.json"
         self.environment_file = self.path / "environment.json"
         self.audit_file = self.path / "audit.json"
+        self.report_file = self.path / "report.html"
         self.log_file = self.path / "log.txt"
         self.checkpoints = self.path / "checkpoint"
         self.results = self.path / "results"
@@ -75,7 +76,8 @@ class RunFolder:
         self.figures = self.path / "figures"
         self.code = self.path / "code"
         files = (self.recipe_file, self.weights_file, self.metrics_file, self.results_file, self.environment_file, self.log_file)
-        self.own = (*files, self.audit_file, self.checkpoints, self.results, self.samples, self.figures, self.code)
+        reports = (self.report_file, self.report_file.with_suffix(".pdf"))
+        self.own = (*files, *reports, self.audit_file, self.checkpoints, self.results, self.samples, self.figures, self.code)
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"

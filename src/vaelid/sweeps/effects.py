@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vaelid.sweeps.curves import FINISHED
 from vaelid.sweeps.grid import canonical
 from vaelid.sweeps.intervals import Interval, t_interval
-from vaelid.sweeps.curves import FINISHED
 from vaelid.sweeps.ledger import Member
 
 _SEED = "training.seed"
@@ -56,7 +56,11 @@ class Effect:
     def at_edge(self) -> str:
         """``smallest`` or ``largest`` where the best of three numbers or more is one; else empty."""
         numbers = [level.value for level in self.levels]
-        if self.best is None or len(numbers) < 3 or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
+        if (
+            self.best is None
+            or len(numbers) < 3
+            or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers)
+        ):
             return ""
         return {min(numbers): "smallest", max(numbers): "largest"}.get(self.best.value, "")
 
@@ -87,7 +91,10 @@ def _effect(key: str, members: Mapping[str, Member], kept: Mapping[str, float | 
             blocks[_text(member.settings.get(key))][_block(member, key, members)] = value
     levels = {text: Level(values[text], tuple(blocks[text].values()), len(together[text])) for text in values}
     best = min((text for text in levels if levels[text].kept), key=lambda text: levels[text].mean or 0.0, default=None)
-    return Effect(canonical(key), tuple(_against(level, blocks[text], blocks[best] if best != text and best else {}) for text, level in levels.items()))
+    return Effect(
+        canonical(key),
+        tuple(_against(level, blocks[text], blocks[best] if best != text and best else {}) for text, level in levels.items()),
+    )
 
 
 def _against(level: Level, mine: Mapping[str, float], best: Mapping[str, float]) -> Level:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-
 from vaelid.evaluation.collect import mean_se
 from vaelid.reporting.page.facts import RunFacts
 from vaelid.scoring.score import score_name
@@ -64,7 +63,9 @@ def how_good(run: RunFacts) -> list[str]:
         said.append(f"That is {with_error(gain)} nats better than independent pixels, the model that knows no shapes.")
     floor = run.found.get("floor")
     if floor and floor["value"] > 0:
-        said.append(f"No model can be expected to get below {floor['value']:.2f} nats on these pixels, which are drawn at random.")
+        said.append(
+            f"No model can be expected to get below {floor['value']:.2f} nats on these pixels, which are drawn at random."
+        )
     return said
 
 
@@ -114,7 +115,9 @@ def _against_pixels(run: RunFacts) -> list[Remark]:
     clear = _CLEAR * (gain["se"] or 0.0)
     if gain["value"] < -clear:
         worse = with_error({**gain, "value": -gain["value"]})
-        return [Remark("bad", f"Worse than independent pixels, by {worse} nats per image: it has learned no shapes.", "likelihood")]
+        return [
+            Remark("bad", f"Worse than independent pixels, by {worse} nats per image: it has learned no shapes.", "likelihood")
+        ]
     if gain["value"] <= clear:
         text = f"Not clearly better than independent pixels: {with_error(gain)} nats per image."
         return [Remark("bad", text, "likelihood")]
@@ -127,8 +130,8 @@ def _heavy_tails(run: RunFacts) -> list[Remark]:
     if share is None or limit is None or share < _MANY_HEAVY:
         return []
     text = (
-        f"For {share:.0%} of the images the importance weights have too heavy a tail (Pareto k̂ > {limit:.2f}): the nll there rests "
-        "on a few lucky samples. It still errs upward on average, but its Monte Carlo error is understated."
+        f"For {share:.0%} of the images the importance weights have too heavy a tail (Pareto k̂ > {limit:.2f}): the nll there "
+        "rests on a few lucky samples. It still errs upward on average, but its Monte Carlo error is understated."
     )
     return [Remark("warn", f"{text} Annealing (vaelid evaluate --ais) gives a far tighter bound.", "likelihood")]
 
@@ -137,7 +140,8 @@ def _still_rising(run: RunFacts) -> list[Remark]:
     last = run.found.get("nll", {}).get("last_doubling", {})
     if not last.get("still_rising"):
         return []
-    text = f"From K = {last['from']:,} to {last['to']:,} samples the nll fell by {last['gain']:.3f} nats: more samples would lower it."
+    doubled = f"From K = {last['from']:,} to {last['to']:,} samples"
+    text = f"{doubled} the nll fell by {last['gain']:.3f} nats: more samples would lower it."
     return [Remark("note", text, "likelihood")]
 
 
@@ -163,7 +167,12 @@ def _kind_of_number(run: RunFacts) -> list[Remark]:
 def _convergence(run: RunFacts) -> list[Remark]:
     if not run.history:
         return [Remark("bad", "No epoch was finished: there is nothing to judge.", "training")]
-    tones: dict[str, Tone] = {"converged": "good", "stopped by patience": "good", "diverged": "bad", "not enough evidence": "note"}
+    tones: dict[str, Tone] = {
+        "converged": "good",
+        "stopped by patience": "good",
+        "diverged": "bad",
+        "not enough evidence": "note",
+    }
     tone = tones.get(run.curve.verdict, "warn")
     advice = " Train longer (--epochs)." if run.curve.verdict == "still falling" else ""
     return [Remark(tone, f"Training: {words.convergence(run.curve)}.{advice}", "training")]
@@ -179,13 +188,19 @@ def _stability(run: RunFacts) -> list[Remark]:
 def _overfitting(run: RunFacts) -> list[Remark]:
     """Only where the training loss is a −ELBO: the objective elbo with β = 1, its warm-up over."""
     options = run.recipe.objective.options
-    if run.recipe.objective.name != "elbo" or options.get("beta", 1.0) != 1.0 or len(run.history) <= options.get("warmup", 0.0) + 1:
+    if (
+        run.recipe.objective.name != "elbo"
+        or options.get("beta", 1.0) != 1.0
+        or len(run.history) <= options.get("warmup", 0.0) + 1
+    ):
         return []
     last = run.history[-1]
     gap = last["neg_elbo"] - last["loss"]
     if not math.isfinite(gap) or gap < max(_GAP_NATS, _GAP_SHARE * abs(last["neg_elbo"])):
         return []
-    text = f"In the last epoch the training loss lies {gap:.1f} nats below validation: the model knows its training images better."
+    text = (
+        f"In the last epoch the training loss lies {gap:.1f} nats below validation: the model knows its training images better."
+    )
     return [Remark("note", text, "training")]
 
 
@@ -214,7 +229,7 @@ def _quality(run: RunFacts) -> list[Remark]:
     model, real, trivial = (row[who]["value"] for who in ("model", "real", "trivial"))
     where = f"{name} {model:.3g}, between {real:.3g} (other real images) and {trivial:.3g} (independent pixels)"
     if model >= trivial:
-        text = f"Its images are no better than independent pixels: {name} {model:.3g} against {trivial:.3g} (real images: {real:.3g})."
+        text = f"Its images are no better than independent pixels: {name} {model:.3g} against {trivial:.3g} (real: {real:.3g})."
         return [Remark("bad", text, "quality")]
     return [Remark("note", f"Sample quality: {where}; lower is better.", "quality")]
 
@@ -226,7 +241,8 @@ def _variety(run: RunFacts) -> list[Remark]:
     row = run.scores["scores"].get(name)
     if row is None or not row["real"]["value"] or row["model"]["value"] >= 0.5 * row["real"]["value"]:
         return []
-    text = f"Its images miss part of the variety: coverage {row['model']['value']:.2f} against {row['real']['value']:.2f} of real ones."
+    found, real = row["model"]["value"], row["real"]["value"]
+    text = f"Its images miss part of the variety: coverage {found:.2f} against {real:.2f} of real ones."
     return [Remark("warn", text, "quality")]
 
 
@@ -256,15 +272,24 @@ def _changed_code(run: RunFacts) -> list[Remark]:
 
 Rule = Callable[[RunFacts], Sequence[Remark]]
 RULES: tuple[Rule, ...] = (
-    *(_failed_checks, _audit, _against_pixels, _not_measured, _heavy_tails, _convergence, _stability, _quality, _variety, _copies),
+    *(
+        _failed_checks,
+        _audit,
+        _against_pixels,
+        _not_measured,
+        _heavy_tails,
+        _convergence,
+        _stability,
+        _quality,
+        _variety,
+        _copies,
+    ),
     *(_kind_of_number, _still_rising, _wide_gap, _overfitting, _latents, _components, _few_images, _changed_code),
 )
 
 
 def _counted(number: int, thing: str, things: str = "") -> str:
     return f"{number:,} {thing if number == 1 else things or thing + 's'}"
-
-
 
 
 def what_it_is(run: RunFacts) -> str:
@@ -277,10 +302,23 @@ def what_it_is(run: RunFacts) -> str:
     epochs = f"{len(run.history):,} epoch{'' if len(run.history) == 1 else 's'} ({_duration(seconds)})"
     kept = f", weights of epoch {run.curve.best_epoch}" if run.curve.best is not None and recipe.training.keep == "best" else ""
     return (
-        f"A variational autoencoder with {recipe.model.latent} latents ({recipe.posterior.name} posterior, {recipe.prior.name} prior, "
-        f"{recipe.likelihood.name} likelihood), trained on {recipe.data.name}, images of {size} pixels ({run.about['data']['support']}), "
+        f"A variational autoencoder with {recipe.model.latent} latents ({recipe.posterior.name} posterior, {recipe.prior.name} "
+        f"prior, {recipe.likelihood.name} likelihood), trained on {recipe.data.name}, images of {size} pixels ({support_words(run)}), "
         f"for {epochs} with {recipe.optimizer.name}{rate}{kept}."
     )
+
+
+def support_words(run: RunFacts) -> str:
+    """Which values the pixels can take, in words."""
+    support = str(run.about["data"]["support"])
+    levels = support.removeprefix("levels(").removesuffix(")")
+    known = {
+        "binary": "binary: 0 or 1",
+        "bytes": "256 gray levels",
+        "unit": "real numbers from 0 to 1",
+        "real": "real numbers",
+    }
+    return known.get(support, f"{levels} gray levels" if levels.isdigit() else support)
 
 
 def properly_trained(run: RunFacts) -> Remark:
@@ -295,7 +333,9 @@ def properly_trained(run: RunFacts) -> Remark:
         lacking = ", ".join(run.missing)
         return Remark("warn", f"That cannot be said yet: not measured are {lacking}. Training: {words.convergence(run.curve)}.")
     if run.curve.verdict == "not enough evidence":
-        return Remark("note", f"Nothing speaks against it, but whether it had come to rest is open: {words.convergence(run.curve)}.")
+        return Remark(
+            "note", f"Nothing speaks against it, but whether it had come to rest is open: {words.convergence(run.curve)}."
+        )
     caution = " ".join(remark.text for remark in found if remark.tone == "warn")
     tone: Tone = "note" if caution else "good"
     reason = f"training {words.convergence(run.curve)}, the audit found nothing, and it is clearly better than independent pixels"
