@@ -15,11 +15,10 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vaelid.environment import describe_machine
-from vaelid.reporting.page import panels, remarks, study_panels, tables, theory
+from vaelid.reporting.page import answers, panels, remarks, study_panels, tables, theory
 from vaelid.reporting.page.facts import AUDIT, EVALUATION, SCORING, RunFacts
 from vaelid.reporting.page.panels import Panel
 from vaelid.reporting.page.study import StudyFacts, member_words, study_headline, study_remarks
-from vaelid.scoring.score import score_name
 from vaelid.sweeps import words
 
 #: Sections of a run's page by anchor, in order.
@@ -56,7 +55,7 @@ class Page:
 
 def run_page(run: RunFacts) -> Page:
     """The page of a run."""
-    view = {**_about_run(run), "title": run.name, "lead": remarks.what_it_is(run), "anchors": RUN_SECTIONS, "study": None}
+    view = {**_about_run(run), "title": run.name, "lead": answers.what_it_is(run), "anchors": RUN_SECTIONS, "study": None}
     return _render("run.html.j2", run.folder.path, {**view, "stable": f"{_sentence(words.stability(run.curve))}"})
 
 
@@ -71,7 +70,7 @@ def study_page(study: StudyFacts) -> Page:
         "anchors": {**STUDY_SECTIONS, **({} if run is None else _RUN_OF_STUDY)},
         "study": study,
         "run": run,
-        "run_lead": "" if run is None else f"{run.name}: {remarks.what_it_is(run)}",
+        "run_lead": "" if run is None else f"{run.name}: {answers.what_it_is(run)}",
         "study_headline": study_headline(study),
         "study_findings": [*study_panels.found_in_words(study), *effects],
         "study_remarks": study_remarks(study),
@@ -95,7 +94,7 @@ def _about_run(run: RunFacts) -> dict[str, Any]:
         "run": run,
         "missing": {what: run.missing.get(what) for what in (EVALUATION, AUDIT, SCORING)},
         "headline": tables.headline(run),
-        "how_good": remarks.how_good(run),
+        "how_good": answers.how_good(run),
         "remarks": remarks.remarks(run),
         "grids": dict(panels.grids(run)),
         "pairs": panels.pairs(run),
@@ -109,16 +108,16 @@ def _about_run(run: RunFacts) -> dict[str, Any]:
         "settings": tables.settings(run),
         "provenance": tables.provenance(run),
         "again": f"vaelid train --recipe {place} --out runs/again",
-        "study_command": remarks.study_command(run),
-        "support": remarks.support_words(run),
+        "study_command": answers.study_command(run),
+        "support": answers.support_words(run),
         "own": theory.OWN,
         "likelihood": theory.theory_of("likelihood", recipe.likelihood.name),
         "prior": theory.theory_of("prior", recipe.prior.name),
         "mixture": theory.theory_of("prior", "mixture"),
         "optimizer": theory.theory_of("optimizer", recipe.optimizer.name),
-        "audited": {part: _audited(run, part) for part in ("posterior", "prior")},
-        "trained": remarks.properly_trained(run),
-        "quality_words": _quality_words(run),
+        "audited": {part: answers.audited(run, part) for part in ("posterior", "prior")},
+        "trained": answers.properly_trained(run),
+        "quality_words": answers.quality_words(run),
     }
     if evaluated:
         found |= {"certificates": tables.certificates(run), "trust": tables.trust(run), "beyond": tables.beyond(run)}
@@ -173,32 +172,6 @@ def _lead(study: StudyFacts) -> str:
     axes = "; ".join(f"{axis}: {', '.join(map(str, values))}" for axis, values in ledger.grid.items()) or "nothing but the seed"
     seeds = f"{len(ledger.seeds)} seed{'' if len(ledger.seeds) == 1 else 's'}"
     return f"{len(ledger.members)} trainings from fresh weights, {seeds} each. What is varied: {axes}."
-
-
-def _audited(run: RunFacts, part: str) -> str:
-    """What the audit found about a part, in one sentence; nothing without an audit."""
-    found = [finding for finding in run.audit.get("findings", ()) if finding["part"] == part]
-    failed = [finding for finding in found if finding["verdict"] == "fail"]
-    if not found:
-        return ""
-    if failed:
-        return f"The audit of this {part} failed: {failed[0]['meaning']}."
-    passed = sum(finding["verdict"] == "pass" for finding in found)
-    return f"The audit compared this {part}'s sampler with its density: {passed} of {len(found)} hypotheses passed, none failed."
-
-
-def _quality_words(run: RunFacts) -> str:
-    if not run.scores:
-        return ""
-    name = run.scores["extractor"]["name"]
-    rows = {quantity: run.scores["scores"].get(score_name(quantity, name)) for quantity in ("fd", "is")}
-    said = [
-        f"{score_name(quantity, name)}: {row['model']['value']:.3g} for the model, {row['real']['value']:.3g} for other real "
-        f"images, {row['trivial']['value']:.3g} for independent pixels ({row['better']} is better)."
-        for quantity, row in rows.items()
-        if row
-    ]
-    return " ".join(said)
 
 
 def _sentence(text: str) -> str:
