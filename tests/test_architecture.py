@@ -58,6 +58,7 @@ LAYERS = (
     ("planning",),
     ("searching",),
     ("studying",),
+    ("publishing",),
     ("explorer",),
     ("cli",),
 )

@@ -19,6 +19,7 @@ import vaelid.run
 from tiny_runs import TINY, evaluated, no_figures, pixels, trained
 from vaelid.errors import DataError, Diverged, Interrupted, MachineError, PartError, RunError, SettingError, UserError
 from vaelid.posteriors import GaussianPosterior
+from vaelid.recipe import read_recipe
 from vaelid.run import Run, carry_out
 from vaelid.training.request import base_recipe, request
 from vaelid.vae import VAE
@@ -79,7 +80,7 @@ def test_init_from_takes_the_weights_of_a_run(tmp_path: Path) -> None:
         ("mnist", "assignment", "mnist", "adamax"),
         (None, "assignment", "mnist", "adamax"),
         ("photos", None, "photos", "adam"),
-        (None, vaelid.read_recipe("digits"), "digits", "adam"),
+        (None, read_recipe("digits"), "digits", "adam"),
     ],
 )
 def test_base_recipe(data: str | None, recipe: Any, source: str, optimizer: str) -> None:

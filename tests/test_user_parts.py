@@ -16,6 +16,7 @@ from tiny_runs import TINY, Program, no_figures
 from user_code import SOURCE
 from vaelid import usercode
 from vaelid.errors import PartError
+from vaelid.recipe import read_recipe
 from vaelid.run import Run
 
 pytestmark = pytest.mark.usefixtures(no_figures.__name__)
@@ -192,7 +193,7 @@ def test_tampered_code_does_not_run(
 
 
 def test_a_recipe_of_strangers_is_shown_without_running_its_code(parts: Path, tmp_path: Path, program: Program) -> None:
-    recipe = vaelid.read_recipe("digits").override({"prior.name": "parts.py:MyPrior"})
+    recipe = read_recipe("digits").override({"prior.name": "parts.py:MyPrior"})
     Path("recipe.toml").write_text(recipe.to_toml())
     assert "which you have not trained with" in program.refuses("recipes", "show", "recipe.toml")
     assert not usercode._MODULES

@@ -32,7 +32,6 @@ _HOME = {
     "ELBO": "objectives",
     "IWAE": "objectives",
     "Recipe": "recipe",
-    "read_recipe": "recipe",
     "Beyond": "beyond",
     "Run": "run",
     "train": "run",
@@ -40,6 +39,7 @@ _HOME = {
     "compare": "run",
     "audit": "auditing.audit",
     "study": "studying",
+    "report": "publishing",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -74,6 +74,7 @@ class RunFolder:
         self.results_file = self.path / "results.json"
         self.environment_file = self.path / "environment.json"
         self.audit_file = self.path / "audit.json"
+        self.report_file = self.path / "report.html"
         self.log_file = self.path / "log.txt"
         self.checkpoints = self.path / "checkpoint"
         self.results = self.path / "results"
@@ -84,7 +85,9 @@ class RunFolder:
         self.code = self.path / "code"
         self.tracking = self.path / "tracking"
         files = (self.recipe_file, self.weights_file, self.metrics_file, self.results_file, self.environment_file, self.log_file)
-        self.own = (*files, self.audit_file, self.checkpoints, self.results, self.samples, self.figures, self.code, self.tracking)
+        reports = (self.report_file, self.report_file.with_suffix(".pdf"))
+        kept = (self.checkpoints, self.results, self.samples, self.figures, self.code, self.tracking)
+        self.own = (*files, *reports, self.audit_file, *kept)
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"

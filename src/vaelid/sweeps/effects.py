@@ -7,13 +7,13 @@ for both, by the mean of the paired differences with Student's interval; members
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vaelid.sweeps.curves import FINISHED
 from vaelid.sweeps.grid import canonical
 from vaelid.sweeps.intervals import Interval, t_interval
-from vaelid.sweeps.curves import FINISHED
 from vaelid.sweeps.ledger import Member
 
 _SEED = "training.seed"
@@ -50,13 +50,17 @@ class Effect:
     @property
     def best(self) -> Level | None:
         """The value with the lowest mean; None if no member finished."""
-        return min((level for level in self.levels if level.kept), key=lambda level: level.mean or 0.0, default=None)
+        return _best(self.levels)
 
     @property
     def at_edge(self) -> str:
         """``smallest`` or ``largest`` where the best of three numbers or more is one; else empty."""
         numbers = [level.value for level in self.levels]
-        if self.best is None or len(numbers) < 3 or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
+        if (
+            self.best is None
+            or len(numbers) < 3
+            or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers)
+        ):
             return ""
         return {min(numbers): "smallest", max(numbers): "largest"}.get(self.best.value, "")
 
@@ -86,8 +90,17 @@ def _effect(key: str, members: Mapping[str, Member], kept: Mapping[str, float | 
         if member.status == FINISHED and value is not None and math.isfinite(value):
             blocks[_text(member.settings.get(key))][_block(member, key, members)] = value
     levels = {text: Level(values[text], tuple(blocks[text].values()), len(together[text])) for text in values}
-    best = min((text for text in levels if levels[text].kept), key=lambda text: levels[text].mean or 0.0, default=None)
-    return Effect(canonical(key), tuple(_against(level, blocks[text], blocks[best] if best != text and best else {}) for text, level in levels.items()))
+    best = _best(tuple(levels.values()))
+    reference = {} if best is None else blocks[_text(best.value)]
+    against = (level if level is best else _against(level, blocks[text], reference) for text, level in levels.items())
+    return Effect(canonical(key), tuple(against))
+
+
+def _best(levels: Sequence[Level]) -> Level | None:
+    """The lowest mean; of values that lost members only if all did, since the mean of the survivors would flatter them."""
+    whole = [level for level in levels if len(level.kept) == level.members]
+    fit = whole or [level for level in levels if level.kept]
+    return min(fit, key=lambda level: level.mean or 0.0, default=None)
 
 
 def _against(level: Level, mine: Mapping[str, float], best: Mapping[str, float]) -> Level:

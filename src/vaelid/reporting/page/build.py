@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vaelid.environment import describe_machine
-from vaelid.reporting.page import panels, remarks, study_panels, tables, theory
+from vaelid.reporting.page import answers, panels, remarks, study_panels, tables, theory
 from vaelid.reporting.page.facts import AUDIT, EVALUATION, SCORING, RunFacts
+from vaelid.reporting.page.panels import Panel
 from vaelid.reporting.page.study import StudyFacts, member_words, study_headline, study_remarks
-from vaelid.scoring.score import score_name
 from vaelid.sweeps import words
 
 #: Sections of a run's page by anchor, in order.
@@ -44,25 +45,34 @@ STUDY_SECTIONS = {
 _RUN_OF_STUDY = {"run": "The run shown", **MEASURED}
 
 
-def run_page(run: RunFacts) -> str:
+@dataclass(frozen=True)
+class Page:
+    """One HTML file, and the charts on it, each with the folder of figures that it belongs to."""
+
+    html: str
+    panels: tuple[tuple[Path, Panel], ...]
+
+
+def run_page(run: RunFacts) -> Page:
     """The page of a run."""
-    view = {**_about_run(run), "title": run.name, "lead": remarks.what_it_is(run), "anchors": RUN_SECTIONS, "study": None}
+    view = {**_about_run(run), "title": run.name, "lead": answers.what_it_is(run), "anchors": RUN_SECTIONS, "study": None}
     return _render("run.html.j2", run.folder.path, {**view, "stable": f"{_sentence(words.stability(run.curve))}"})
 
 
-def study_page(study: StudyFacts) -> str:
+def study_page(study: StudyFacts) -> Page:
     """The page of a study, with the run of its chosen combination."""
     run, members = study.run, study.summary.members
     view: dict[str, Any] = {} if run is None else _about_run(run)
-    said = study_panels.words_of(study)
+    said, effects = study_panels.words_of(study), [study_panels.effect_words(effect) for effect in study.effects]
     view |= {
         "title": study.name,
         "lead": _lead(study),
         "anchors": {**STUDY_SECTIONS, **({} if run is None else _RUN_OF_STUDY)},
         "study": study,
         "run": run,
-        "run_lead": "" if run is None else f"{run.name}: {remarks.what_it_is(run)}",
+        "run_lead": "" if run is None else f"{run.name}: {answers.what_it_is(run)}",
         "study_headline": study_headline(study),
+        "study_findings": [*study_panels.found_in_words(study), *effects],
         "study_remarks": study_remarks(study),
         "curves": study_panels.curve_panels(study),
         "ranking": study_panels.combinations_table(study),
@@ -71,7 +81,7 @@ def study_page(study: StudyFacts) -> str:
         "words": said,
         "member_words": [(name, member_words(seen), seen.member.message) for name, seen in members.items()],
         "effects": [(study_panels.effect_table(effect), study_panels.effect_panel(effect)) for effect in study.effects],
-        "effect_words": [study_panels.effect_words(effect) for effect in study.effects],
+        "effect_words": effects,
         "stable": " ".join(f"{name}: {text}." for name, text in study_panels.stability_of(study)),
     }
     return _render("study.html.j2", study.summary.folder.path, view)
@@ -84,7 +94,7 @@ def _about_run(run: RunFacts) -> dict[str, Any]:
         "run": run,
         "missing": {what: run.missing.get(what) for what in (EVALUATION, AUDIT, SCORING)},
         "headline": tables.headline(run),
-        "how_good": remarks.how_good(run),
+        "how_good": answers.how_good(run),
         "remarks": remarks.remarks(run),
         "grids": dict(panels.grids(run)),
         "pairs": panels.pairs(run),
@@ -98,15 +108,16 @@ def _about_run(run: RunFacts) -> dict[str, Any]:
         "settings": tables.settings(run),
         "provenance": tables.provenance(run),
         "again": f"vaelid train --recipe {place} --out runs/again",
-        "study_command": remarks.study_command(run),
+        "study_command": answers.study_command(run),
+        "support": answers.support_words(run),
         "own": theory.OWN,
-        "likelihood": theory.theory_of(theory.LIKELIHOODS, recipe.likelihood.name),
-        "prior": theory.theory_of(theory.PRIORS, recipe.prior.name),
-        "mixture": theory.PRIORS["mixture"],
-        "optimizer": theory.theory_of(theory.OPTIMIZERS, recipe.optimizer.name),
-        "audited": {part: _audited(run, part) for part in ("posterior", "prior")},
-        "trained": remarks.properly_trained(run),
-        "quality_words": _quality_words(run),
+        "likelihood": theory.theory_of("likelihood", recipe.likelihood.name),
+        "prior": theory.theory_of("prior", recipe.prior.name),
+        "mixture": theory.theory_of("prior", "mixture"),
+        "optimizer": theory.theory_of("optimizer", recipe.optimizer.name),
+        "audited": {part: answers.audited(run, part) for part in ("posterior", "prior")},
+        "trained": answers.properly_trained(run),
+        "quality_words": answers.quality_words(run),
     }
     if evaluated:
         found |= {"certificates": tables.certificates(run), "trust": tables.trust(run), "beyond": tables.beyond(run)}
@@ -122,7 +133,7 @@ def _about_run(run: RunFacts) -> dict[str, Any]:
 _SAYINGS = {"convergence": words.convergence, "stability": words.stability, "speed": words.speed}
 
 
-def _render(template: str, path: Path, view: Mapping[str, Any]) -> str:
+def _render(template: str, path: Path, view: Mapping[str, Any]) -> Page:
     environment = Environment(
         loader=PackageLoader("vaelid.reporting.page"),
         autoescape=True,
@@ -135,8 +146,25 @@ def _render(template: str, path: Path, view: Mapping[str, Any]) -> str:
     style, script = ((templates / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     made = describe_machine(torch.device("cpu"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    head = {"style": style, "script": script, "script_hash": f"sha256-{digest}", "version": made["vaelid"], "commit": made["commit"]}
-    return environment.get_template(template).render({**view, **head, "path": str(path)})
+    head = {
+        "style": style,
+        "script": script,
+        "script_hash": f"sha256-{digest}",
+        "version": made["vaelid"],
+        "commit": made["commit"],
+    }
+    html = environment.get_template(template).render({**view, **head, "path": str(path)})
+    return Page(html, tuple(_placed(view)))
+
+
+def _placed(view: Mapping[str, Any]) -> Iterator[tuple[Path, Panel]]:
+    """The charts of a view: a run's belong to the run, also on a study's page."""
+    run, study = view["run"], view["study"]
+    if run is not None:
+        yield from ((run.folder.figures, panel) for panel in view.values() if isinstance(panel, Panel))
+    if study is not None:
+        several = [*view["curves"], *(panel for _, panel in view["effects"] if panel is not None)]
+        yield from ((study.summary.folder.figures, panel) for panel in several)
 
 
 def _lead(study: StudyFacts) -> str:
@@ -144,32 +172,6 @@ def _lead(study: StudyFacts) -> str:
     axes = "; ".join(f"{axis}: {', '.join(map(str, values))}" for axis, values in ledger.grid.items()) or "nothing but the seed"
     seeds = f"{len(ledger.seeds)} seed{'' if len(ledger.seeds) == 1 else 's'}"
     return f"{len(ledger.members)} trainings from fresh weights, {seeds} each. What is varied: {axes}."
-
-
-def _audited(run: RunFacts, part: str) -> str:
-    """What the audit found about a part, in one sentence; nothing without an audit."""
-    found = [finding for finding in run.audit.get("findings", ()) if finding["part"] == part]
-    failed = [finding for finding in found if finding["verdict"] == "fail"]
-    if not found:
-        return ""
-    if failed:
-        return f"The audit of this {part} failed: {failed[0]['meaning']}."
-    passed = sum(finding["verdict"] == "pass" for finding in found)
-    return f"The audit compared this {part}'s sampler with its density: {passed} of {len(found)} hypotheses passed, none failed."
-
-
-def _quality_words(run: RunFacts) -> str:
-    if not run.scores:
-        return ""
-    name = run.scores["extractor"]["name"]
-    rows = {quantity: run.scores["scores"].get(score_name(quantity, name)) for quantity in ("fd", "is")}
-    said = [
-        f"{score_name(quantity, name)}: {row['model']['value']:.3g} for the model, {row['real']['value']:.3g} for other real images, "
-        f"{row['trivial']['value']:.3g} for independent pixels ({row['better']} is better)."
-        for quantity, row in rows.items()
-        if row
-    ]
-    return " ".join(said)
 
 
 def _sentence(text: str) -> str:

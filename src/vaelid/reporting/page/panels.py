@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from vaelid.evaluation.latents import ACTIVE
+from vaelid.folder import write_atomic
 from vaelid.reporting import plots
 from vaelid.reporting.charts import Place
 from vaelid.reporting.figures import principal_plane
@@ -69,7 +71,12 @@ class Picture:
 
 
 def panel(
-    name: str, draw: Callable[[Place], Figure], sizes: tuple[Place, Place], words: tuple[str, str], columns: tuple[str, ...], rows: list[Row]
+    name: str,
+    draw: Callable[[Place], Figure],
+    sizes: tuple[Place, Place],
+    words: tuple[str, str],
+    columns: tuple[str, ...],
+    rows: list[Row],
 ) -> Panel:
     """A chart drawn in both sizes.
 
@@ -79,9 +86,21 @@ def panel(
     return Panel(name, svg(draw(sizes[0]), f"{name}-w"), svg(draw(sizes[1]), f"{name}-n"), *words, columns, rows)
 
 
+def write_numbers(panels: Iterable[tuple[Path, Panel]]) -> None:
+    """The numbers behind each chart as a CSV file in its folder of figures.
+
+    Raises:
+        MachineError: if the disk refuses.
+    """
+    for folder, each in panels:
+        write_atomic(folder / f"{each.name}.csv", each.csv.encode())
+
+
 def training_panel(run: RunFacts) -> Panel | None:
     """−ELBO per epoch; None if no epoch has a finite one."""
-    epochs, values, training = (np.array([line[key] for line in run.history], dtype=float) for key in ("epoch", "neg_elbo", "loss"))
+    epochs, values, training = (
+        np.array([line[key] for line in run.history], dtype=float) for key in ("epoch", "neg_elbo", "loss")
+    )
     facts = run.curve
     if facts.best is None:
         return None
@@ -91,13 +110,15 @@ def training_panel(run: RunFacts) -> Panel | None:
         f"{facts.best:.2f} in epoch {best}, and {values[-1]:.2f} in the last."
     )
     caption = (
-        "Validation −ELBO by epoch, always from the same images and the same noise, so that it shows the model and not the dice. The "
-        "axis is zoomed to the later epochs; where that leaves some out, the inset has all. Gray: the training loss with its β and "
-        "its moving weights, which is another quantity."
+        "Validation −ELBO by epoch, always from the same images and the same noise, so that it shows the model and not the dice. "
+        "The axis is zoomed to the later epochs; where that leaves some out, the inset has all. Gray: the training loss with its "
+        "β and its moving weights, which is another quantity."
     )
-    rows: list[Row] = [(int(e), v, t, line.get("change_se")) for e, v, t, line in zip(epochs, values, training, run.history, strict=True)]
+    rows: list[Row] = [
+        (int(e), v, t, line.get("change_se")) for e, v, t, line in zip(epochs, values, training, run.history, strict=True)
+    ]
     return panel(
-        "validation-curve",
+        "validation_curve",
         lambda size: plots.validation_curve(epochs, values, best, training=training, size=size),
         (WIDE, NARROW),
         (alt, caption),
@@ -116,11 +137,13 @@ def latent_panel(run: RunFacts) -> Panel | None:
     shares = f" They hold {explained.sum():.0%} of the variance; the rest is not seen here." if explained is not None else ""
     classes = f", colored by {len(np.unique(labels))} classes, whose names stand at their medians" if labels is not None else ""
     alt = f"Scatter plot of {len(points[few]):,} test images in two latent directions{classes}.{shares}"
-    caption = f"Each dot is a test image at its posterior mean E[z|x], in the two directions of largest variance{classes}.{shares}"
+    caption = (
+        f"Each dot is a test image at its posterior mean E[z|x], in the two directions of largest variance{classes}.{shares}"
+    )
     rows: list[Row] = [(x, y) if labels is None else (x, y, int(labels[i])) for i, (x, y) in enumerate(points.tolist())]
     shown = None if labels is None else labels[few]
     return panel(
-        "latent-map",
+        "latent_map",
         lambda size: plots.latent_map(points[few], shown, (), explained, size=size),
         (SQUARE, SMALL_SQUARE),
         (alt, caption),
@@ -137,12 +160,12 @@ def kl_panel(run: RunFacts) -> Panel | None:
     active = int((kl > ACTIVE).sum())
     alt = f"Bar chart: {active} of {len(kl)} latent dimensions have a KL above {ACTIVE} nats; the largest has {kl.max():.2f}."
     caption = (
-        f"KL(q(z_d|x) ‖ p(z_d)) of each latent dimension, the mean over test images, largest first: {active} of {len(kl)} are active. "
-        "The bars sum to the rate only if the prior factorizes over dimensions."
+        f"KL(q(z_d|x) ‖ p(z_d)) of each latent dimension, the mean over test images, largest first: {active} of {len(kl)} are "
+        "active. The bars sum to the rate only if the prior factorizes over dimensions."
     )
     rows: list[Row] = [(d, value) for d, value in enumerate(kl.tolist())]
     draw: Callable[[Place], Figure] = lambda size: plots.kl_per_dimension(kl, size=size)  # noqa: E731 - named for its type
-    return panel("kl-per-dimension", draw, (WIDE, NARROW), (alt, caption), ("dimension", "kl_nats"), rows)
+    return panel("kl_per_dimension", draw, (WIDE, NARROW), (alt, caption), ("dimension", "kl_nats"), rows)
 
 
 def histogram_panel(run: RunFacts) -> Panel | None:
@@ -159,7 +182,7 @@ def histogram_panel(run: RunFacts) -> Panel | None:
     )
     caption = f"{label} of every test image (K = {bound['samples']:,}); the line is the mean, the band its standard error."
     return panel(
-        "nll-histogram",
+        "nll_histogram",
         lambda size: plots.nll_histogram(nll, bound["value"], bound["se"], label, size=size),
         (WIDE, NARROW),
         (alt, caption),

@@ -7,11 +7,9 @@ good news a reader looks for (audit, convergence).
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
-
 
 from vaelid.evaluation.collect import mean_se
 from vaelid.reporting.page.facts import RunFacts
@@ -47,35 +45,14 @@ def remarks(run: RunFacts) -> list[Remark]:
     return sorted(found, key=lambda remark: TONES.index(remark.tone))
 
 
-def how_good(run: RunFacts) -> list[str]:
-    """How good the model is, in figures: bound, yardstick, gap, floor."""
-    if not run.found:
-        return []
-    nll, bound, images = run.found["nll"], run.found["neg_elbo"], run.found["images"]
-    unit = "log p(x)" if run.discrete else "the log density of an image"
-    bits = f" ({run.found['bits_per_dim']['nll']:.3f} bits per dimension)" if run.discrete else ""
-    said = [
-        f"On {images:,} test images it reaches {with_error(nll)} nats per image{bits}: an importance-weighted bound on −{unit} "
-        f"with K = {nll['samples']:,}, which errs upward on average, so the true value is lower if anything. "
-        f"Its −ELBO is {with_error(bound)} nats."
-    ]
-    gain = _gain(run)
-    if gain is not None and gain["value"] > 0:
-        said.append(f"That is {with_error(gain)} nats better than independent pixels, the model that knows no shapes.")
-    floor = run.found.get("floor")
-    if floor and floor["value"] > 0:
-        said.append(f"No model can be expected to get below {floor['value']:.2f} nats on these pixels, which are drawn at random.")
-    return said
-
-
 def with_error(number: Mapping[str, Any], digits: int = 2) -> str:
     """``90.39 ± 0.61``; without an error where there is none."""
     se = number.get("se")
     return f"{number['value']:.{digits}f}" + (f" ± {se:.{digits}f}" if se is not None else "")
 
 
-def _gain(run: RunFacts) -> dict[str, Any] | None:
-    """Independent pixels minus the model, paired by image."""
+def gain_over_pixels(run: RunFacts) -> dict[str, Any] | None:
+    """Independent pixels minus the model's nll, paired by image, with its standard error; None where either is not known."""
     if "independent_pixels" not in run.values:
         return None
     return mean_se(run.values["independent_pixels"] - run.values["nll"])
@@ -108,13 +85,15 @@ def _audit(run: RunFacts) -> list[Remark]:
 
 
 def _against_pixels(run: RunFacts) -> list[Remark]:
-    gain = _gain(run)
+    gain = gain_over_pixels(run)
     if gain is None:
         return []
     clear = _CLEAR * (gain["se"] or 0.0)
     if gain["value"] < -clear:
         worse = with_error({**gain, "value": -gain["value"]})
-        return [Remark("bad", f"Worse than independent pixels, by {worse} nats per image: it has learned no shapes.", "likelihood")]
+        return [
+            Remark("bad", f"Worse than independent pixels, by {worse} nats per image: it has learned no shapes.", "likelihood")
+        ]
     if gain["value"] <= clear:
         text = f"Not clearly better than independent pixels: {with_error(gain)} nats per image."
         return [Remark("bad", text, "likelihood")]
@@ -127,8 +106,8 @@ def _heavy_tails(run: RunFacts) -> list[Remark]:
     if share is None or limit is None or share < _MANY_HEAVY:
         return []
     text = (
-        f"For {share:.0%} of the images the importance weights have too heavy a tail (Pareto k̂ > {limit:.2f}): the nll there rests "
-        "on a few lucky samples. It still errs upward on average, but its Monte Carlo error is understated."
+        f"For {share:.0%} of the images the importance weights have too heavy a tail (Pareto k̂ > {limit:.2f}): the nll there "
+        "rests on a few lucky samples. It still errs upward on average, but its Monte Carlo error is understated."
     )
     return [Remark("warn", f"{text} Annealing (vaelid evaluate --ais) gives a far tighter bound.", "likelihood")]
 
@@ -137,7 +116,8 @@ def _still_rising(run: RunFacts) -> list[Remark]:
     last = run.found.get("nll", {}).get("last_doubling", {})
     if not last.get("still_rising"):
         return []
-    text = f"From K = {last['from']:,} to {last['to']:,} samples the nll fell by {last['gain']:.3f} nats: more samples would lower it."
+    doubled = f"From K = {last['from']:,} to {last['to']:,} samples"
+    text = f"{doubled} the nll fell by {last['gain']:.3f} nats: more samples would lower it."
     return [Remark("note", text, "likelihood")]
 
 
@@ -163,7 +143,12 @@ def _kind_of_number(run: RunFacts) -> list[Remark]:
 def _convergence(run: RunFacts) -> list[Remark]:
     if not run.history:
         return [Remark("bad", "No epoch was finished: there is nothing to judge.", "training")]
-    tones: dict[str, Tone] = {"converged": "good", "stopped by patience": "good", "diverged": "bad", "not enough evidence": "note"}
+    tones: dict[str, Tone] = {
+        "converged": "good",
+        "stopped by patience": "good",
+        "diverged": "bad",
+        "not enough evidence": "note",
+    }
     tone = tones.get(run.curve.verdict, "warn")
     advice = " Train longer (--epochs)." if run.curve.verdict == "still falling" else ""
     return [Remark(tone, f"Training: {words.convergence(run.curve)}.{advice}", "training")]
@@ -179,13 +164,19 @@ def _stability(run: RunFacts) -> list[Remark]:
 def _overfitting(run: RunFacts) -> list[Remark]:
     """Only where the training loss is a −ELBO: the objective elbo with β = 1, its warm-up over."""
     options = run.recipe.objective.options
-    if run.recipe.objective.name != "elbo" or options.get("beta", 1.0) != 1.0 or len(run.history) <= options.get("warmup", 0.0) + 1:
+    if (
+        run.recipe.objective.name != "elbo"
+        or options.get("beta", 1.0) != 1.0
+        or len(run.history) <= options.get("warmup", 0.0) + 1
+    ):
         return []
     last = run.history[-1]
     gap = last["neg_elbo"] - last["loss"]
     if not math.isfinite(gap) or gap < max(_GAP_NATS, _GAP_SHARE * abs(last["neg_elbo"])):
         return []
-    text = f"In the last epoch the training loss lies {gap:.1f} nats below validation: the model knows its training images better."
+    text = (
+        f"In the last epoch the training loss lies {gap:.1f} nats below validation: the model knows its training images better."
+    )
     return [Remark("note", text, "training")]
 
 
@@ -214,7 +205,7 @@ def _quality(run: RunFacts) -> list[Remark]:
     model, real, trivial = (row[who]["value"] for who in ("model", "real", "trivial"))
     where = f"{name} {model:.3g}, between {real:.3g} (other real images) and {trivial:.3g} (independent pixels)"
     if model >= trivial:
-        text = f"Its images are no better than independent pixels: {name} {model:.3g} against {trivial:.3g} (real images: {real:.3g})."
+        text = f"Its images are no better than independent pixels: {name} {model:.3g} against {trivial:.3g} (real: {real:.3g})."
         return [Remark("bad", text, "quality")]
     return [Remark("note", f"Sample quality: {where}; lower is better.", "quality")]
 
@@ -226,7 +217,8 @@ def _variety(run: RunFacts) -> list[Remark]:
     row = run.scores["scores"].get(name)
     if row is None or not row["real"]["value"] or row["model"]["value"] >= 0.5 * row["real"]["value"]:
         return []
-    text = f"Its images miss part of the variety: coverage {row['model']['value']:.2f} against {row['real']['value']:.2f} of real ones."
+    found, real = row["model"]["value"], row["real"]["value"]
+    text = f"Its images miss part of the variety: coverage {found:.2f} against {real:.2f} of real ones."
     return [Remark("warn", text, "quality")]
 
 
@@ -256,60 +248,21 @@ def _changed_code(run: RunFacts) -> list[Remark]:
 
 Rule = Callable[[RunFacts], Sequence[Remark]]
 RULES: tuple[Rule, ...] = (
-    *(_failed_checks, _audit, _against_pixels, _not_measured, _heavy_tails, _convergence, _stability, _quality, _variety, _copies),
+    *(
+        _failed_checks,
+        _audit,
+        _against_pixels,
+        _not_measured,
+        _heavy_tails,
+        _convergence,
+        _stability,
+        _quality,
+        _variety,
+        _copies,
+    ),
     *(_kind_of_number, _still_rising, _wide_gap, _overfitting, _latents, _components, _few_images, _changed_code),
 )
 
 
 def _counted(number: int, thing: str, things: str = "") -> str:
     return f"{number:,} {thing if number == 1 else things or thing + 's'}"
-
-
-
-
-def what_it_is(run: RunFacts) -> str:
-    """What was trained on what, for how long, by what."""
-    recipe, shape = run.recipe, run.about["data"]["shape"]
-    size = "×".join(map(str, shape[1:] if shape[0] == 1 else shape))
-    seconds = sum(line.get("train_seconds") or 0.0 for line in run.history)
-    lr = recipe.optimizer.options.get("lr")
-    rate = f" at learning rate {lr:g}" if lr is not None else ""
-    epochs = f"{len(run.history):,} epoch{'' if len(run.history) == 1 else 's'} ({_duration(seconds)})"
-    kept = f", weights of epoch {run.curve.best_epoch}" if run.curve.best is not None and recipe.training.keep == "best" else ""
-    return (
-        f"A variational autoencoder with {recipe.model.latent} latents ({recipe.posterior.name} posterior, {recipe.prior.name} prior, "
-        f"{recipe.likelihood.name} likelihood), trained on {recipe.data.name}, images of {size} pixels ({run.about['data']['support']}), "
-        f"for {epochs} with {recipe.optimizer.name}{rate}{kept}."
-    )
-
-
-def properly_trained(run: RunFacts) -> Remark:
-    """The answer to "was the model properly trained?", as far as the figures go."""
-    found = [remark for remark in remarks(run) if remark.see in ("likelihood", "audit", "training", "latents", "quality")]
-    bad = [remark.text for remark in found if remark.tone == "bad"]
-    if bad:
-        return Remark("bad", f"No. {' '.join(bad)}")
-    if run.curve.verdict in ("still falling", "rising", "not finished"):
-        return Remark("warn", f"Not to the end: {words.convergence(run.curve)}. Longer training may change the images.")
-    if run.missing:
-        lacking = ", ".join(run.missing)
-        return Remark("warn", f"That cannot be said yet: not measured are {lacking}. Training: {words.convergence(run.curve)}.")
-    if run.curve.verdict == "not enough evidence":
-        return Remark("note", f"Nothing speaks against it, but whether it had come to rest is open: {words.convergence(run.curve)}.")
-    caution = " ".join(remark.text for remark in found if remark.tone == "warn")
-    tone: Tone = "note" if caution else "good"
-    reason = f"training {words.convergence(run.curve)}, the audit found nothing, and it is clearly better than independent pixels"
-    return Remark(tone, f"Yes, as far as these figures go: {reason}.{' But: ' + caution if caution else ''}")
-
-
-def study_command(run: RunFacts) -> str:
-    """The command that would tell whether the learning rate matters."""
-    lr = run.recipe.optimizer.options.get("lr", 1e-3)
-    values = ",".join(f"{lr * factor:.3g}" for factor in (0.1, 1, 10))
-    return f"vaelid study --recipe {shlex.quote(str(run.folder.recipe_file))} --grid lr={values} --seeds 3 --out studies/lr"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -63,7 +63,7 @@ def shown_member(summary: Summary) -> str | None:
         if seen.kept is not None and summary.folder.member(name).weights_file.is_file()
     ]
     ours = [name for name in fit if summary.members[name].member.combination == chosen]
-    return (ours or sorted(fit, key=lambda name: summary.members[name].kept or 0.0) or [None])[0]
+    return next(iter(ours or sorted(fit, key=lambda name: summary.members[name].kept or 0.0)), None)
 
 
 def read_study(path: Path | str, problems: Mapping[str, str] | None = None) -> StudyFacts:
@@ -88,7 +88,9 @@ def _endings(study: StudyFacts) -> list[Remark]:
     for status, text in (("diverged", "diverged"), ("failed", "failed with an error")):
         names = [name for name, member in study.ledger.members.items() if member.status == status]
         if names:
-            said.append(Remark("bad", f"{len(names)} of {len(study.ledger.members)} members {text}: {_listed(names)}.", "members"))
+            said.append(
+                Remark("bad", f"{len(names)} of {len(study.ledger.members)} members {text}: {_listed(names)}.", "members")
+            )
     left = sum(member.status not in (*ENDS, "failed") for member in study.ledger.members.values())
     if left:
         text = f"{left} of {len(study.ledger.members)} members are not done: the same study command goes on."
@@ -101,7 +103,8 @@ def _choice(study: StudyFacts) -> list[Remark]:
     if not selection:
         return [Remark("warn", "Nothing is chosen before all trainings have ended.", "choice")]
     said = [
-        Remark("warn", f"Left out of the choice: {name} ({why}).", "choice") for name, why in selection.get("left_out", {}).items()
+        Remark("warn", f"Left out of the choice: {name} ({why}).", "choice")
+        for name, why in selection.get("left_out", {}).items()
     ]
     if selection["chosen"] is None:
         return [*said, Remark("bad", f"Nothing is chosen: {selection['reason']}.", "choice")]
@@ -129,7 +132,9 @@ def _verdicts(study: StudyFacts) -> list[Remark]:
     falling = [seen for seen in chosen if seen.facts.verdict == "still falling"]
     if not falling:
         return []
-    text = f"The chosen combination was still falling when it stopped ({len(falling)} of {len(chosen)} seeds): its best is to come."
+    text = (
+        f"The chosen combination was still falling when it stopped ({len(falling)} of {len(chosen)} seeds): its best is to come."
+    )
     return [Remark("warn", f"{text} Raise --epochs.", "members")]
 
 
@@ -157,7 +162,7 @@ def _edges(study: StudyFacts) -> list[Remark]:
 def _looks(study: StudyFacts) -> list[Remark]:
     chosen = list(dict.fromkeys(look["combination"] for look in study.ledger.test if look["role"] == "chosen"))
     if len(chosen) > 1:
-        text = f"The test split has met {len(chosen)} choices in turn ({_listed(chosen)}): the last figure is no longer a first look."
+        text = f"The test split has met {len(chosen)} choices in turn ({_listed(chosen)}): the last is no longer a first look."
         return [Remark("warn", text, "test")]
     if not study.ledger.test:
         return [Remark("note", "The test split was not looked at.", "test")]

@@ -6,12 +6,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vaelid.reporting import charts
+from vaelid.reporting import charts, plots
 from vaelid.reporting.charts import Place
 from vaelid.reporting.overlay import overlaid_curves
 from vaelid.reporting.page.panels import NARROW, WIDE, Panel, Row, panel
 from vaelid.reporting.page.study import StudyFacts
 from vaelid.reporting.page.tables import Table
+from vaelid.reporting.studies import LINEAR, LOGARITHMIC
 from vaelid.sweeps import words
 from vaelid.sweeps.effects import Effect
 from vaelid.sweeps.intervals import Interval
@@ -20,6 +21,8 @@ from vaelid.sweeps.summary import Seen, kept_interval
 #: More values of a numeric setting than this come from a search, and are drawn on an axis of their own.
 _MOST_NAMED = 6
 _WIDE_RANGE = 20.0
+#: Combinations that the summary tells of; all of them stand among the members.
+_MOST_TOLD = 4
 
 
 def curve_panels(study: StudyFacts) -> list[Panel]:
@@ -39,14 +42,14 @@ def curve_panels(study: StudyFacts) -> list[Panel]:
     ends = "; ".join(f"{name} ends at {np.mean([line[-1] for line in lines]):.1f}" for name, lines in curves.items())
     alt = f"Line chart of validation −ELBO by epoch, a line per seed: {ends} nats."
     captions = {
-        "curves": "Validation −ELBO by epoch, a line per seed, zoomed to the later epochs; the same images and noise for all.",
-        "curves-log": "The same as a distance from the best value of the study, both axes logarithmic: straight lines are power laws.",
+        LINEAR: "Validation −ELBO by epoch, a line per seed, zoomed to the later epochs; the same images and noise for all.",
+        LOGARITHMIC: "The same as a distance from the best value of all, both axes logarithmic: straight lines are power laws.",
     }
     columns = ("member", "epoch", "validation_neg_elbo")
     return [
         panel(
             name,
-            lambda size, logarithmic=name == "curves-log": overlaid_curves(curves, logarithmic, size=size),  # type: ignore[misc]
+            lambda size, logarithmic=name == LOGARITHMIC: overlaid_curves(curves, logarithmic, size=size),  # type: ignore[misc]
             (WIDE, NARROW),
             (alt, caption),
             columns,
@@ -63,16 +66,30 @@ def effect_panel(effect: Effect) -> Panel | None:
         return None
     rows: list[Row] = [(_value(level.value), value) for level in levels for value in level.kept]
     best = effect.best
-    alt = f"Dot chart of validation −ELBO against {effect.setting}: the lowest mean, {best.mean:.2f} nats, at {_value(best.value)}."
+    alt = (
+        f"Dot chart of validation −ELBO against {effect.setting}: the lowest mean, {best.mean:.2f} nats, at {_value(best.value)}."
+    )
     caption = f"Every finished member by its {effect.setting}; the bars are means. Lower is better."
     return panel(
-        f"effect-{''.join(c if c.isalnum() else '-' for c in effect.setting)}",
+        effect_name(effect),
         lambda size: effect_chart(effect, size),
         (WIDE, NARROW),
         (alt, caption),
         (effect.setting, "validation_neg_elbo"),
         rows,
     )
+
+
+def effect_name(effect: Effect) -> str:
+    """What the chart of an effect is called: ``effect_lr``, ``effect_prior_components``."""
+    return f"effect_{''.join(c if c.isalnum() else '_' for c in effect.setting)}"
+
+
+def effect_figures(study: StudyFacts) -> None:
+    """The charts of all effects as PNG and PDF beside the study's curves."""
+    for effect in study.effects:
+        if effect.best is not None:
+            plots.save_figure(effect_chart(effect), study.summary.folder.figures, effect_name(effect))
 
 
 def effect_chart(effect: Effect, size: Place = charts.SIZE) -> Figure:
@@ -114,7 +131,12 @@ def combinations_table(study: StudyFacts) -> Table:
     for name, members in study.summary.combinations.items():
         interval = kept_interval(members)
         finished = sum(seen.member.status == "finished" for seen in members)
-        rows.append((interval, (name + (" (chosen)" if name == study.chosen else ""), f"{finished} of {len(members)}", *_interval(interval))))
+        rows.append(
+            (
+                interval,
+                (name + (" (chosen)" if name == study.chosen else ""), f"{finished} of {len(members)}", *_interval(interval)),
+            )
+        )
     rows.sort(key=lambda row: (row[0] is None, row[0].mean if row[0] is not None else 0.0))
     columns = ("combination", ">seeds finished", ">validation −ELBO", ">± t, 95%", ">sd of seeds")
     notes = ("Mean over the seeds that finished, nats per image, lower is better; no interval with one seed.",)
@@ -180,12 +202,26 @@ def _value(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+def found_in_words(study: StudyFacts) -> list[str]:
+    """What was chosen, how good it is, and how each combination went, in sentences."""
+    said = []
+    if study.chosen is not None:
+        interval = kept_interval(study.summary.combinations[study.chosen])
+        value = f" with {interval} nats per image" if interval is not None else ""
+        said.append(
+            f"{study.chosen} has the lowest validation −ELBO{value} and was chosen by it, before the test split was looked at."
+        )
+    return said + [f"{name}: {text}." for name, text in words_of(study)[:_MOST_TOLD]]
+
+
 def stability_of(study: StudyFacts) -> list[tuple[str, str]]:
     """How steady the seeds of each combination were, and how far apart they ended."""
     said = []
     for name, members in study.summary.combinations.items():
         interval = kept_interval(members)
-        spread = f"; {interval.seeds} seeds scatter by {interval.sd:.2f} nats (sd)" if interval is not None and interval.sd else ""
+        spread = (
+            f"; {interval.seeds} seeds scatter by {interval.sd:.2f} nats (sd)" if interval is not None and interval.sd else ""
+        )
         diverged = sum(seen.member.status == "diverged" for seen in members)
         ended = f"; {diverged} of {len(members)} seeds diverged" if diverged else ""
         said.append((name, f"{words.steadiness([seen.facts for seen in members])}{spread}{ended}"))
@@ -199,7 +235,11 @@ def effect_words(effect: Effect) -> str:
     if best is None or not others:
         return f"{effect.setting}: no two values can be compared."
     worst = max(others, key=lambda level: level.above_best.mean if level.above_best is not None else 0.0)
-    clear = [level for level in others if level.above_best and level.above_best.half is not None and level.above_best.mean > level.above_best.half]
+    clear = [
+        level
+        for level in others
+        if level.above_best and level.above_best.half is not None and level.above_best.mean > level.above_best.half
+    ]
     known = any(level.above_best and level.above_best.half is not None for level in others)
     said = f"{effect.setting}: best at {_value(best.value)}"
     if worst.above_best is not None:

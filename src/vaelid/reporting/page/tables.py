@@ -35,13 +35,18 @@ def certificates(run: RunFacts) -> Table:
     if "ais" in found:
         rows.append(_bound(f"AIS ({found['ais']['images']:,} images)", found["ais"], None, found["ais"]["direction"]))
     if run.bdmc:
-        for side, errs in (("lower", "lower bound on log p(x) in expectation"), ("upper", "upper bound on log p(x) in expectation")):
+        for side, errs in (
+            ("lower", "lower bound on log p(x) in expectation"),
+            ("upper", "upper bound on log p(x) in expectation"),
+        ):
             number = run.bdmc[side]
             rows.append(_bound(f"BDMC {side}, log p ({run.bdmc['images']:,} images of the model)", number, None, errs))
     for name, yardstick in found.get("yardsticks", {}).items():
         rows.append(_bound(name.replace("_", " "), yardstick, None, "exact; knows each pixel's own distribution"))
     if found.get("floor"):
-        rows.append((f"floor: {found['floor']['what']}", f"{found['floor']['value']:.3f}", "", "", "", "no expected value can be lower"))
+        rows.append(
+            (f"floor: {found['floor']['what']}", f"{found['floor']['value']:.3f}", "", "", "", "no expected value can be lower")
+        )
     columns = ("quantity", ">nats per image", ">± s.e.", ">Monte Carlo error", ">bits/dim", "on which side it errs")
     notes = (
         "± s.e. is about the choice of test images; the Monte Carlo error about the noise of the estimate itself. "
@@ -63,14 +68,23 @@ def trust(run: RunFacts) -> list[tuple[str, str]]:
     said: list[tuple[str, str]] = []
     if "effective_samples" in nll:
         ess, tail, last = nll["effective_samples"], nll["pareto_k"], nll["last_doubling"]
-        said.append(("effective samples", f"{ess['mean']:.0f} of {ess['of']:,} per image on average (median {ess['median']:.0f})"))
+        said.append(
+            ("effective samples", f"{ess['mean']:.0f} of {ess['of']:,} per image on average (median {ess['median']:.0f})")
+        )
         share, limit = tail.get("share_above_threshold"), tail.get("threshold")
         if share is not None and limit is not None:
-            said.append(("Pareto k̂", f"median {tail['median']:.2f}; above {limit:.2f}, too heavy a tail, for {share:.1%} of the images"))
+            said.append(
+                ("Pareto k̂", f"median {tail['median']:.2f}; above {limit:.2f}, too heavy a tail, for {share:.1%} of the images")
+            )
         if last["gain"] is not None:
             error = f" ± {last['se']:.4f}" if last["se"] is not None else ""
             verdict = "still rising: more samples give a tighter bound" if last["still_rising"] else "settled"
-            said.append(("last doubling", f"K = {last['from']:,} to {last['to']:,}: the bound on log p(x) rose by {last['gain']:.4f}{error} nats; {verdict}"))
+            said.append(
+                (
+                    "last doubling",
+                    f"K = {last['from']:,} to {last['to']:,}: the bound rose by {last['gain']:.4f}{error} nats; {verdict}",
+                )
+            )
     said += [
         ("pixels", f"{data['support']}; protocol: {data['protocol']}"),
         ("test images", f"SHA-256 {data['fingerprint']}"),
@@ -154,7 +168,9 @@ def provenance(run: RunFacts) -> list[tuple[str, str]]:
     for done, entry in made.items():
         if entry:
             by = entry["environment"]
-            rows.append((f"{done} by", f"vaelid {by['vaelid']}, commit {by['commit'] or 'not known'}, {by['processor']}, {by['device']}"))
+            rows.append(
+                (f"{done} by", f"vaelid {by['vaelid']}, commit {by['commit'] or 'not known'}, {by['processor']}, {by['device']}")
+            )
     return rows
 
 
@@ -168,8 +184,8 @@ def _about_scores(found: Mapping[str, Any]) -> Iterator[str]:
     yield (
         "Two anchors on the same scale: real images that no model made (the best that can be hoped for), and independent pixels "
         "(what a model has to beat). "
-        f"All against {sets['reference']['split']} images; real images are {sets['real']['split']} images; ± is a standard error, "
-        f"seed {found['seed']}."
+        f"All against {sets['reference']['split']} images; real images are {sets['real']['split']} images; ± is a standard "
+        f"error, seed {found['seed']}."
     )
     known = f"Features: {extractor['name']}, SHA-256 {extractor['sha256'][:12]}…"
     if "test_accuracy" in extractor:
@@ -180,7 +196,13 @@ def _about_scores(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _score(score: Number | None) -> str:
-    return "–" if score is None else f"{score['value']:.4g} ± {score['se']:.1g}" if score["se"] is not None else f"{score['value']:.4g}"
+    return (
+        "–"
+        if score is None
+        else f"{score['value']:.4g} ± {score['se']:.1g}"
+        if score["se"] is not None
+        else f"{score['value']:.4g}"
+    )
 
 
 def _error(value: float | None, digits: int = 3) -> str:
@@ -188,7 +210,7 @@ def _error(value: float | None, digits: int = 3) -> str:
 
 
 def _plain(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value) or "–"
 
 
 def headline(run: RunFacts) -> list[tuple[str, str, str]]:
@@ -203,10 +225,18 @@ def headline(run: RunFacts) -> list[tuple[str, str, str]]:
         tiles.append(("−ELBO, validation", f"{run.curve.best:.2f}", f"best, epoch {run.curve.best_epoch}"))
     if run.audit:
         counted = sum(finding["verdict"] == "fail" for finding in run.audit["findings"])
-        said = f"{counted} of {len(run.audit['findings'])} findings failed" if counted else f"{len(run.audit['findings'])} findings"
+        said = (
+            f"{counted} of {len(run.audit['findings'])} findings failed" if counted else f"{len(run.audit['findings'])} findings"
+        )
         tiles.append(("audit", run.audit["verdict"], said))
     if run.scores:
         name = score_name("fd", run.scores["extractor"]["name"])
         row = run.scores["scores"][name]
-        tiles.append((name, f"{row['model']['value']:.3g}", f"real {row['real']['value']:.3g}, independent pixels {row['trivial']['value']:.3g}"))
+        tiles.append(
+            (
+                name,
+                f"{row['model']['value']:.3g}",
+                f"real {row['real']['value']:.3g}, independent pixels {row['trivial']['value']:.3g}",
+            )
+        )
     return tiles

@@ -31,7 +31,9 @@ _NAMES = {
 _TOKENS = {color.lower(): f"var(--{name})" for color, name in _NAMES.items()}
 #: Of the page in the dark theme, as the style sheet has it; the least contrast of a line or a name with it.
 _DARK_PAPER, _LEAST_CONTRAST = "#14171a", 4.5
+_LIGHT_PAPER = "#ffffff"
 _COLOR = re.compile(r"(fill|stroke): ?(#[0-9a-fA-F]{6})")
+_TEXT = re.compile(r"(<text [^>]*?)fill: ?(#[0-9a-fA-F]{6})")
 _ID = re.compile(r'(\bid="|xlink:href="#|url\(#)')
 
 
@@ -47,31 +49,35 @@ def svg(figure: Figure, name: str) -> str:
     text = buffer.getvalue().decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<svg [^>]*?viewBox=\"([^\"]*)\"[^>]*>", r'<svg viewBox="\1" aria-hidden="true" focusable="false">', text, count=1)
+    text = re.sub(
+        r"<svg [^>]*?viewBox=\"([^\"]*)\"[^>]*>", r'<svg viewBox="\1" aria-hidden="true" focusable="false">', text, count=1
+    )
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text)  # the page's
     text = re.sub(r"\s*\n\s*", " ", re.sub(r'<g id="[^"]*"', "<g", text))
     text = _ID.sub(lambda match: f"{match[1]}{name}-", text)
-    return _COLOR.sub(lambda match: f"{match[1]}: {themed(match[2])}", text)
+    text = _TEXT.sub(lambda match: f"{match[1]}fill: {themed(match[2], legible=True)}", text)
+    return _COLOR.sub(lambda match: f"{match[1]}: {themed(match[2], match[1] == 'stroke')}", text)
 
 
-def themed(color: str) -> str:
+def themed(color: str, legible: bool = False) -> str:
     """A color for both themes: the page's name for it, or itself in the light and a lighter one in the dark.
 
-    >>> themed("#0072B2"), themed("#440154")
-    ('var(--blue)', 'light-dark(#440154, #d11bfc)')
+    Args:
+        legible: of a line or a letter, which must stand out from the light page, too; an area need not
+
+    >>> themed("#0072B2"), themed("#440154"), themed("#fde725", legible=True)
+    ('var(--blue)', 'light-dark(#440154, #d11bfc)', 'light-dark(#837601, #fde725)')
     """
-    return _TOKENS.get(color.lower()) or f"light-dark({color}, {lightened(color)})"
+    name = _TOKENS.get(color.lower())
+    return name or f"light-dark({_apart(color, _LIGHT_PAPER) if legible else color}, {_apart(color, _DARK_PAPER)})"
 
 
-def lightened(color: str) -> str:
-    """The color made lighter until it can be read on the dark page.
-
-    >>> lightened("#fde725")
-    '#fde725'
-    """
+def _apart(color: str, paper: str) -> str:
+    """The color, made darker or lighter until it can be read on the paper."""
     hue, lightness, saturation = colorsys.rgb_to_hls(*_channels(color))
-    while contrast(color, _DARK_PAPER) < _LEAST_CONTRAST:
-        lightness += 0.01
+    step = 0.01 if _luminance(paper) < 0.5 else -0.01
+    while contrast(color, paper) < _LEAST_CONTRAST:
+        lightness += step
         color = "#" + "".join(f"{round(255 * c):02x}" for c in colorsys.hls_to_rgb(hue, lightness, saturation))
     return color
 
