@@ -72,18 +72,13 @@ def study(
     settings = options.settings_of(dict(locals()))
     from vaelid.planning import Common, plan
     from vaelid.progress import default_reporter
-    from vaelid.reporting.studies import study_tables
-    from vaelid.reporting.tables import show
     from vaelid.searching import SearchPlan, plan_search
     from vaelid.studying import Conclusion, carry_out_search, carry_out_study, require_one_way
     from vaelid.sweeps.grid import parse_axes
     from vaelid.sweeps.space import parse_space
-    from vaelid.sweeps.summary import Summary
 
-    common, conclusion = (
-        Common(data, recipe, settings, device, init_from, track=tuple(track or ())),
-        Conclusion(evaluate, samples, device),
-    )
+    common = Common(data, recipe, settings, device, init_from, track=tuple(track or ()))
+    conclusion = Conclusion(evaluate, samples, device)
     axes, ranges = parse_axes(grid or []), parse_space(search or [])
     require_one_way(axes, ranges, trials, seeds)
     planned = plan_search(out, common, ranges, trials or 0, pruner, jobs) if ranges else plan(out, common, axes, seeds, jobs)
@@ -95,6 +90,15 @@ def study(
             carry_out_search(out, planned, conclusion, overwrite, reporter)
         else:
             carry_out_study(out, planned, jobs, conclusion, overwrite, reporter)
+    _tell(out)
+
+
+def _tell(out: Path) -> None:
+    """Print what came out; exit 1 if a member failed."""
+    from vaelid.reporting.studies import study_tables
+    from vaelid.reporting.tables import show
+    from vaelid.sweeps.summary import Summary
+
     summary = Summary(out)
     show(study_tables(summary))
     print(f"study: {summary.folder.file}   figures: {summary.folder.figures}")
