@@ -76,7 +76,8 @@ class Twice(nn.Module):
         super().__init__()
         self.first, self.again, self.other = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
         self.other.weight = self.again.weight
-        self.frozen, self.unused = nn.Linear(4, 4).requires_grad_(False), nn.Linear(4, 4)
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+        self.add_module("idle", nn.Linear(4, 4))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.again(self.first(x).tanh()).tanh()

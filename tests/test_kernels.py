@@ -49,7 +49,7 @@ def test_a_loop_takes_only_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
         kernels.start()
         assert not kernels._loaded
     module = ModuleType("loops")
-    module.__dict__["binarize"] = print
+    module.__dict__["LOOPS"] = {"binarize": print}
     monkeypatch.setattr(kernels, "_loaded", [module])
     kernels.start()
     assert kernels._loaded == [module], "started twice"

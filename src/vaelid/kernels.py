@@ -32,7 +32,7 @@ def start() -> None:
 def find(name: str, *tensors: Tensor) -> Kernel | None:
     """The loop of that name in ``loops``, if it was started, can take these tensors, and has not too many threads against it."""
     plain = all(t.device.type == "cpu" and t.is_contiguous() for t in tensors)
-    return getattr(_loaded[0], name) if _loaded and plain and torch.get_num_threads() <= MOST_THREADS else None
+    return _loaded[0].LOOPS[name] if _loaded and plain and torch.get_num_threads() <= MOST_THREADS else None
 
 
 def same_bits(found: list[Tensor], expected: list[Tensor]) -> bool:

@@ -61,3 +61,6 @@ def binarize(gray: np.ndarray, keys: np.ndarray) -> None:
             if 2 * j + 1 < count:
                 high = np.float32(np.int32((z >> np.uint64(32)) & _LOW_24)) * _STEP
                 gray[b, 2 * j + 1] = _ONE if high < gray[b, 2 * j + 1] else _ZERO
+
+
+LOOPS = {"adamax": adamax, "binarize": binarize}

@@ -84,12 +84,12 @@ def update_adamax(vectors: tuple[Tensor, ...], numbers: tuple[float, ...]) -> No
     else:
         blocks = [(v,) for v in vectors]  # other devices have other caches
     scratch = torch.empty_like(blocks[0][0])
-    for theta, *block in zip(*blocks, strict=True):
-        _update_block(scratch[: len(theta)] if theta.dim() else scratch, theta, *block, numbers)
+    for block in zip(*blocks, strict=True):
+        _update_block(scratch[: len(block[0])] if scratch.dim() else scratch, block, numbers)
 
 
-def _update_block(scratch: Tensor, theta: Tensor, grad: Tensor, m: Tensor, u: Tensor, numbers: tuple[float, ...]) -> None:
-    weight, beta2, eps, decay, step = numbers
+def _update_block(scratch: Tensor, block: tuple[Tensor, ...], numbers: tuple[float, ...]) -> None:
+    (theta, grad, m, u), (weight, beta2, eps, decay, step) = block, numbers
     if decay:
         grad = torch.add(grad, theta, alpha=decay, out=scratch)
     m.lerp_(grad, weight)
@@ -105,7 +105,7 @@ def _adamax_agrees(kernel: kernels.Kernel) -> bool:
     ours = [torch.randn(4099, generator=draw) * torch.logspace(-42, 38, 4099) for _ in range(4)]
     ours[3].abs_()
     torchs, numbers = [v.clone() for v in ours], (1 - 0.9, 0.999, 1e-8, 0.01, -0.002)
-    _update_block(torch.empty(4099), *torchs, numbers)
+    _update_block(torch.empty(4099), tuple(torchs), numbers)
     kernel(*(v.numpy() for v in ours), *kernels.single(*numbers))
     return kernels.same_bits(ours, torchs)
 

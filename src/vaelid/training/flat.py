@@ -57,10 +57,10 @@ class FlatParameters:
             self.flat.data[piece] = p.data.flatten()
             p.data = self.flat.data[piece].view_as(p)
             self._gradients.append(self.grad[piece].view_as(p))
-        self._factors: dict[nn.Parameter, list[tuple[Tensor, Tensor]]] = {}  # X and D of each call, by weight
+        self._factors: dict[Tensor, list[tuple[Tensor, Tensor]]] = {}  # X and D of each call, by weight
         for layer in [layer for layer in layers if layer.weight.requires_grad]:  # two layers may share one weight
             layer.weight.requires_grad_(False)
-            layer.register_forward_hook(self._await_gradient)
+            layer.register_forward_hook(partial(self._await_gradient, layer.weight))
 
     def forget_gradients(self) -> None:
         """Let go of the gradients, so that the next backward pass writes instead of adding."""
@@ -82,11 +82,11 @@ class FlatParameters:
             norms.append(torch.linalg.vector_norm(place))
         return torch.linalg.vector_norm(torch.stack(norms))
 
-    def _await_gradient(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def _await_gradient(self, weight: Tensor, _layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if output.requires_grad:
-            output.register_hook(partial(self._note, layer.weight, inputs[0].detach()))
+            output.register_hook(partial(self._note, weight, inputs[0].detach()))
 
-    def _note(self, weight: nn.Parameter, x: Tensor, gradient: Tensor) -> None:
+    def _note(self, weight: Tensor, x: Tensor, gradient: Tensor) -> None:
         self._factors.setdefault(weight, []).append((x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])))
 
 
