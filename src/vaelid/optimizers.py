@@ -118,7 +118,7 @@ def adamax(
     eps: Positive = 1e-8,
     weight_decay: NonNegative = 0.0,
 ) -> Optimizer:
-    """Adam with the infinity norm: steps of at most lr. References: Kingma & Ba 2015, algorithm 2."""
+    """Adam with the infinity norm: steps of at most 1.01 lr with the default betas. References: Kingma & Ba 2015, algorithm 2."""
     return LeanAdamax(parameters, {"lr": lr, "betas": (beta1, beta2), "eps": eps, "weight_decay": weight_decay})
 
 
