@@ -307,3 +307,13 @@ def test_torchmetrics_agrees() -> None:
     assert float(frechet_distance(x, y)) == pytest.approx(float(distance.compute()), rel=EXACT)
     assert float(kernel_distance(x, y)) == pytest.approx(float(kernel.compute()[0]), rel=EXACT)
     assert float(inception_score(x.log_softmax(-1))[0]) == pytest.approx(float(score.compute()[0]), rel=EXACT)
+
+
+@pytest.mark.parametrize("k", [3, 5])
+def test_prdc_agrees(k: int, capsys: pytest.CaptureFixture[str]) -> None:
+    prdc = pytest.importorskip("prdc", reason="prdc, a second opinion, is not installed: pip install prdc")
+    real, fake = some(200, 8), some(150, 8, seed=1, scale=0.8, shift=0.3)
+    theirs = prdc.compute_prdc(real_features=real.numpy(), fake_features=fake.numpy(), nearest_k=k)
+    ours = neighbor_scores(fake, real, halves(150, 2, 0), k)
+    assert {name: float(score.value) for name, score in ours.items()} == pytest.approx(theirs, rel=EXACT)
+    assert 0.1 < theirs["recall"] < theirs["precision"] < 1, "values that an error would move"

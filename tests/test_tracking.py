@@ -109,7 +109,7 @@ class FakeMlflow(ModuleType):
         super().__init__("mlflow")
         self.calls: list[tuple[Any, ...]] = []
         self.steps: dict[str, list[int]] = {}
-        self.entities = SimpleNamespace(Metric=lambda key, value, timestamp, step: SimpleNamespace(key=key, step=step))
+        self.entities = SimpleNamespace(Metric=lambda key, _value, _time, step: SimpleNamespace(key=key, step=step))
         setting = SimpleNamespace(get=lambda: None)
         self.environment_variables = SimpleNamespace(MLFLOW_EXPERIMENT_NAME=setting)
         for call in ("log_param", "set_terminated"):

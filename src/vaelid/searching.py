@@ -25,9 +25,10 @@ from vaelid.planning import Common, asked_for, clear_members, kind_of, member_of
 from vaelid.pool import Ending
 from vaelid.progress import Reporter
 from vaelid.recipe import SHORTCUTS, Recipe
+from vaelid.settings import unknown
 from vaelid.sweeps.ledger import ENDS, Ledger, StudyFolder, plain, require_same, trials_told
 from vaelid.sweeps.space import Axis, Choice, corners, space_of
-from vaelid.sweeps.trials import Trials
+from vaelid.sweeps.trials import PRUNERS, Trials, optuna_or_refuse
 from vaelid.training.start import choose_device
 from vaelid.training.tracking import trackers_of
 from vaelid.worker import Order
@@ -66,6 +67,9 @@ def plan_search(
     for name, value in (("trials", trials), ("jobs", jobs)):
         if value < 1:
             raise UserError(f"{name} must be at least 1; it is {value}.")
+    optuna_or_refuse()
+    if pruner not in PRUNERS:
+        raise unknown("pruner", pruner, PRUNERS)
     choose_device(common.device)
     trackers_of(common.track)
     space = space_of(search)

@@ -294,6 +294,9 @@ def _meet_test(folder: StudyFolder, ledger: Ledger, conclusion: Conclusion, repo
             if member.status != "finished":
                 continue
             run = Run(folder.member(member.name).path, conclusion.device)
+            if not run.folder.weights_file.is_file():
+                reporter.say(f"test split: {member.name} is not evaluated, for its weights are not here")
+                continue
             look = {
                 "member": member.name,
                 "combination": combination,

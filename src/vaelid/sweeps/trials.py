@@ -21,7 +21,6 @@ from typing import Any
 
 from vaelid.errors import MachineError, RunError
 from vaelid.randomness import key
-from vaelid.settings import unknown
 from vaelid.sweeps.space import Axis, Choice
 
 _STUDY = "vaelid"
@@ -31,7 +30,7 @@ STARTING = 5
 #: From Optuna and the most epochs of a trial.
 PRUNERS: dict[str, Callable[[ModuleType, int], Any]] = {
     # Worse at its best than half of the others were at that epoch; not in the first tenth of the epochs.
-    "median": lambda optuna, epochs: optuna.pruners.MedianPruner(STARTING, n_warmup_steps=epochs // 10),
+    "median": lambda optuna, epochs: optuna.pruners.MedianPruner(STARTING, n_warmup_steps=epochs // 10 + 1),
     # A third of the trials goes on at each of a few epochs, which are other ones in every bracket.
     "hyperband": lambda optuna, epochs: optuna.pruners.HyperbandPruner(max(1, epochs // 9), max(2, epochs)),
     "none": lambda optuna, _epochs: optuna.pruners.NopPruner(),
@@ -64,8 +63,6 @@ class Trials:
     """
 
     def __init__(self, file: Path, space: Mapping[str, Axis], pruner: str, seed: int, epochs: int) -> None:
-        if pruner not in PRUNERS:
-            raise unknown("pruner", pruner, PRUNERS)
         self._optuna = optuna_or_refuse()
         self._optuna.logging.set_verbosity(self._optuna.logging.WARNING)  # what it would say, the study says
         self.space, self.seed = space, seed
