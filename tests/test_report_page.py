@@ -29,6 +29,10 @@ def page(folder: Path, **options: object) -> Parsed:
     return Parsed(vaelid.report(folder, as_is=True, **options).read_text("utf-8"))  # type: ignore[arg-type]
 
 
+def table(file: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(file.read_text("utf-8").splitlines()))
+
+
 def assert_well_formed(parsed: Parsed) -> None:
     """One file that asks for nothing, whose addresses exist, and that can be heard as well as seen."""
     addresses = [a[key] for _, a in parsed.elements for key in LOADED if key in a]
@@ -85,7 +89,7 @@ def test_the_numbers_behind_the_charts_are_written(tmp_path: Path) -> None:
     run = whole(tmp_path)
     parsed = page(run.folder.path)
     names = ("validation_curve", "latent_map", "kl_per_dimension", "nll_histogram")
-    rows = {name: list(csv.DictReader((run.folder.figures / f"{name}.csv").open())) for name in names}
+    rows = {name: table(run.folder.figures / f"{name}.csv") for name in names}
     values = run.folder.read_arrays(run.folder.results / "test.npz")
     np.testing.assert_array_equal([float(row["nll_nats"]) for row in rows["nll_histogram"]], values["nll"])
     assert [float(row["validation_neg_elbo"]) for row in rows["validation_curve"]] == [line["neg_elbo"] for line in run.metrics]
@@ -158,9 +162,12 @@ def test_names_are_text_and_no_markup(tmp_path: Path) -> None:
 def test_every_built_in_part_has_its_theory() -> None:
     for kind in ("likelihood", "prior", "optimizer"):
         assert set(known()[kind]) == set(KINDS[kind].table)
-    for table in known().values():
+    for kind, table in known().items():
         for theory in table.values():
-            for formula in (theory.density, theory.sampler):
+            assert theory.about.endswith(".")
+            assert theory.sampling.endswith(".")
+            assert theory.trap.endswith(".") or kind == "optimizer"
+            for formula in filter(None, (theory.density, theory.sampler)):
                 assert "\\" not in block(formula), "a command that the converter does not know"
 
 
@@ -230,7 +237,7 @@ def test_a_study_is_one_file_and_shows_its_chosen_run(tmp_path: Path) -> None:
     assert "lr: best at 0.01; 0.001 lies 10.00" in text
     assert "Every look at the test split, in order" in text
     assert "Not measured" not in text, "the study itself says whether its settings matter"
-    rows = list(csv.DictReader((study.figures / "effect_lr.csv").open()))
+    rows = table(study.figures / "effect_lr.csv")
     assert [row["lr"] for row in rows] == ["0.001", "0.001", "0.01", "0.01", "0.1", "0.1"]
     assert (study.figures / "effect_lr.png").read_bytes().startswith(b"\x89PNG")
     assert (study.path / "lr=0.01,seed=0" / "figures" / "kl_per_dimension.csv").is_file()

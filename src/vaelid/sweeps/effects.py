@@ -74,9 +74,10 @@ def effects(members: Mapping[str, Member], kept: Mapping[str, float | None]) -> 
     found, seen = [], set()
     for key in dict.fromkeys(key for member in members.values() for key in member.settings if key != _SEED):
         texts = tuple(_text(member.settings.get(key)) for member in members.values())
-        if len(set(texts)) < 2 or texts in seen:  # a setting that always moves with another is one with it
+        partition = tuple(map(texts.index, texts))
+        if len(set(texts)) < 2 or partition in seen:  # a setting that always moves with another is one with it
             continue
-        seen.add(texts)
+        seen.add(partition)
         found.append(_effect(key, members, kept))
     return found
 

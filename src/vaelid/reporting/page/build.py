@@ -141,7 +141,7 @@ def _render(template: str, path: Path, view: Mapping[str, Any]) -> Page:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"inline": theory.inline, "block": theory.block}
+    environment.globals.update(inline=theory.inline, block=theory.block)
     templates = resources.files("vaelid.reporting.page") / "templates"
     style, script = ((templates / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     made = describe_machine(torch.device("cpu"))

@@ -208,9 +208,7 @@ def found_in_words(study: StudyFacts) -> list[str]:
     if study.chosen is not None:
         interval = kept_interval(study.summary.combinations[study.chosen])
         value = f" with {interval} nats per image" if interval is not None else ""
-        said.append(
-            f"{study.chosen} has the lowest validation −ELBO{value} and was chosen by it, before the test split was looked at."
-        )
+        said.append(f"{study.chosen} has the lowest validation −ELBO{value} and was chosen by it; the test split had no say.")
     return said + [f"{name}: {text}." for name, text in words_of(study)[:_MOST_TOLD]]
 
 
