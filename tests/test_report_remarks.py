@@ -66,7 +66,7 @@ def test_a_sound_run_raises_no_alarm(sound: RunFacts) -> None:
     assert tone_of(sound, "The audit passed") == "good"
     answer = properly_trained(sound)
     assert answer.tone == "good"
-    assert answer.text.startswith("Yes, as far as these figures go: training converged")
+    assert answer.text.startswith("Yes, as far as these figures go. Training converged")
 
 
 def test_a_failed_audit_is_a_problem_and_undecided_is_no_pass(sound: RunFacts) -> None:

@@ -34,7 +34,7 @@ _CLEAR = 2.0  # standard errors
 
 @dataclass(frozen=True)
 class Remark:
-    """A sentence, how serious it is, the section (its anchor) that shows why, and whether it is about the model or its numbers."""
+    """A sentence, how serious it is, the section (its anchor) that shows why, and whether it is about model or numbers."""
 
     tone: Tone
     text: str
