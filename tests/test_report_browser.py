@@ -65,7 +65,8 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def opened(browser: Any, file: Path, theme: str = "light", width: int = 1400) -> tuple[Any, list[str]]:
     """The page, and a list that fills with what the browser complains of or asks for."""
-    page, complaints = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=theme), list[str]()
+    window = {"width": width, "height": 900}
+    page, complaints = browser.new_page(viewport=window, color_scheme=theme, reduced_motion="reduce"), list[str]()
 
     def asked(request: Any) -> None:
         if request.url.partition("#")[0] != file.as_uri() and not request.url.startswith("data:"):
@@ -126,7 +127,7 @@ def test_the_keyboard_reaches_everything(browser: Any, reports: dict[str, Path])
     page.keyboard.press("Space")
     assert page.evaluate("document.querySelector('details').open")
     page.get_by_role("navigation").get_by_role("link", name="Nine questions").press("Enter")
-    page.wait_for_function("Math.abs(document.querySelector('#questions').getBoundingClientRect().top) < 60")
+    playwright.expect(page.locator("#questions-h")).to_be_in_viewport()
     with page.expect_download() as download:
         page.get_by_role("link", name="Numbers (CSV)").first.click()
     assert download.value.suggested_filename.endswith(".csv")

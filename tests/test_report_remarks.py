@@ -61,12 +61,12 @@ def with_score(run: RunFacts, name: str, model: float, real: float, trivial: flo
 
 
 def test_a_sound_run_raises_no_alarm(sound: RunFacts) -> None:
-    assert {tone for text, tone in said(sound).items()} <= {"good", "note"}
+    assert set(said(sound).values()) <= {"good", "note"}
     assert tone_of(sound, "Training: converged to within 0.02 nats per epoch") == "good"
     assert tone_of(sound, "The audit passed") == "good"
     answer = properly_trained(sound)
     assert answer.tone == "good"
-    assert answer.text.startswith("Yes, as far as these figures go: training converged")
+    assert answer.text.startswith("Yes, as far as these figures go. Training converged")
 
 
 def test_a_failed_audit_is_a_problem_and_undecided_is_no_pass(sound: RunFacts) -> None:
@@ -87,6 +87,7 @@ def test_failed_checks_come_first(sound: RunFacts) -> None:
 def test_heavy_tails(sound: RunFacts) -> None:
     tail = {"median": 0.9, "share_above_0.7": 0.4, "threshold": 0.7, "share_above_threshold": 0.4}
     assert tone_of(with_nll(sound, pareto_k=tail), "For 40% of the images the importance weights have too heavy a tail") == "warn"
+    assert properly_trained(with_nll(sound, pareto_k=tail)).tone == "good", "that is about the number, and not about the model"
     rare = {**tail, "share_above_threshold": 0.04}
     assert not [text for text in said(with_nll(sound, pareto_k=rare)) if "heavy" in text]
 
@@ -104,6 +105,20 @@ def test_worse_than_independent_pixels(sound: RunFacts) -> None:
     assert properly_trained(worse).tone == "bad"
     even = replace(sound, values={**sound.values, "independent_pixels": nll + 0.1 + noise})
     assert tone_of(even, "Not clearly better than independent pixels") == "bad"
+
+
+def test_hardly_better_than_independent_pixels(sound: RunFacts) -> None:
+    nll = sound.values["nll"]
+    values = {**sound.values, "independent_pixels": nll + 1 + np.resize([-0.1, 0.1], len(nll))}
+    hardly = replace(sound, values=values)
+    assert tone_of(hardly, "Hardly better than independent pixels: by 1.00 ± 0.02 of their") == "warn"
+    assert (
+        tone_of(with_score(sound, "FD-classifier", 66, 3, 70), "Its images are hardly better than independent pixels") == "warn"
+    )
+    assert tone_of(with_score(sound, "FD-classifier", 63, 3, 70), "Sample quality") == "note"
+    answer = properly_trained(replace(hardly, history=curve(np.linspace(120, 100, 5))))
+    assert answer.tone == "warn"
+    assert answer.text.startswith("Not as it stands. Hardly better than independent pixels")
 
 
 @pytest.mark.parametrize(

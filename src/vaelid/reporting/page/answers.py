@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from vaelid.reporting.page.facts import RunFacts
-from vaelid.reporting.page.remarks import Remark, Tone, gain_over_pixels, remarks, with_error
+from vaelid.reporting.page.remarks import Remark, gain_over_pixels, remarks, with_error
 from vaelid.scoring.score import score_name
 from vaelid.sweeps import words
 
@@ -51,14 +51,16 @@ def properly_trained(run: RunFacts) -> Remark:
     if run.missing:
         lacking = ", ".join(run.missing)
         return Remark("warn", f"That cannot be said yet: not measured are {lacking}. Training: {words.convergence(run.curve)}.")
+    caution = " ".join(remark.text for remark in found if remark.tone == "warn" and remark.about == "model")
     if run.curve.verdict == "not enough evidence":
-        return Remark(
-            "note", f"Nothing speaks against it, but whether it had come to rest is open: {words.convergence(run.curve)}."
-        )
-    caution = " ".join(remark.text for remark in found if remark.tone == "warn")
-    tone: Tone = "note" if caution else "good"
-    reason = f"training {words.convergence(run.curve)}, the audit found nothing, and it is clearly better than independent pixels"
-    return Remark(tone, f"Yes, as far as these figures go: {reason}.{' But: ' + caution if caution else ''}")
+        doubt = f"whether it had come to rest is open: {words.convergence(run.curve)}."
+        if caution:
+            return Remark("warn", f"Not as it stands. {caution} And {doubt}")
+        return Remark("note", f"Nothing speaks against it, but {doubt}")
+    reasons = f"Training {words.convergence(run.curve)}; the audit found nothing."
+    if caution:
+        return Remark("note", f"In part. {reasons} But: {caution}")
+    return Remark("good", f"Yes, as far as these figures go. {reasons} It is clearly better than independent pixels.")
 
 
 def study_command(run: RunFacts) -> str:

@@ -23,6 +23,8 @@ TONES: tuple[Tone, ...] = ("bad", "warn", "note", "good")
 _MANY_HEAVY = 0.05
 #: Mean-field posteriors of small networks lose 4 to 6 nats; more than this deserves a look.
 _WIDE_GAP = 10.0
+#: A gain over independent pixels of less than this share is hardly one; so is a score within this share of theirs.
+_HARDLY, _HARDLY_SCORE = 0.02, 0.1
 #: A difference between training and validation of at least so many nats, and this share of the value, is told.
 _GAP_NATS, _GAP_SHARE = 1.0, 0.02
 #: Standard deviations of C_T below which images lie too close to training images for luck.
@@ -32,11 +34,12 @@ _CLEAR = 2.0  # standard errors
 
 @dataclass(frozen=True)
 class Remark:
-    """A sentence, how serious it is, and the section (its anchor) that shows why."""
+    """A sentence, how serious it is, the section (its anchor) that shows why, and whether it is about model or numbers."""
 
     tone: Tone
     text: str
     see: str = ""
+    about: Literal["model", "numbers"] = "model"
 
 
 def remarks(run: RunFacts) -> list[Remark]:
@@ -97,6 +100,10 @@ def _against_pixels(run: RunFacts) -> list[Remark]:
     if gain["value"] <= clear:
         text = f"Not clearly better than independent pixels: {with_error(gain)} nats per image."
         return [Remark("bad", text, "likelihood")]
+    pixels = float(run.values["independent_pixels"].mean())
+    if gain["value"] < _HARDLY * abs(pixels):
+        text = f"Hardly better than independent pixels: by {with_error(gain)} of their {pixels:.1f} nats per image."
+        return [Remark("warn", text, "likelihood")]
     return []
 
 
@@ -109,7 +116,8 @@ def _heavy_tails(run: RunFacts) -> list[Remark]:
         f"For {share:.0%} of the images the importance weights have too heavy a tail (Pareto k̂ > {limit:.2f}): the nll there "
         "rests on a few lucky samples. It still errs upward on average, but its Monte Carlo error is understated."
     )
-    return [Remark("warn", f"{text} Annealing (vaelid evaluate --ais) gives a far tighter bound.", "likelihood")]
+    text += " Annealing (vaelid evaluate --ais) gives a far tighter bound."
+    return [Remark("warn", text, "likelihood", about="numbers")]
 
 
 def _still_rising(run: RunFacts) -> list[Remark]:
@@ -207,6 +215,8 @@ def _quality(run: RunFacts) -> list[Remark]:
     if model >= trivial:
         text = f"Its images are no better than independent pixels: {name} {model:.3g} against {trivial:.3g} (real: {real:.3g})."
         return [Remark("bad", text, "quality")]
+    if model > trivial - _HARDLY_SCORE * (trivial - real):
+        return [Remark("warn", f"Its images are hardly better than independent pixels: {where}; lower is better.", "quality")]
     return [Remark("note", f"Sample quality: {where}; lower is better.", "quality")]
 
 
