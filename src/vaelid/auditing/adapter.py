@@ -28,6 +28,9 @@ from vaelid.supports import Support
 CONDITIONS = 8
 #: Numbers held in one block of draws, at most: what bounds the memory of an audit.
 _MOST_NUMBERS = 5_000_000
+#: Numbers that a part may hold inside for the draws it looks at together, if it makes one of each draw and parameter as a mixture
+#: does; beyond the cache its time multiplies. So many draws in any case: calls have a price, too.
+_MOST_INSIDE, _FEWEST_ROWS = 4_000_000, 256
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Target:
 
     def face(self) -> Face:
         """The distribution as it is now, under the present parameters."""
-        return Face(self.make(self.given), self.batch_dims)
+        numbers = sum(p.numel() for p in self.parameters.values())
+        return Face(self.make(self.given), self.batch_dims, max(_FEWEST_ROWS, _MOST_INSIDE // max(1, numbers)))
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -95,10 +99,17 @@ class Target:
 
 @dataclass(frozen=True)
 class Face:
-    """A distribution seen as draws ``(n, B, *E)`` and log densities ``(n, B)`` nats."""
+    """A distribution seen as draws ``(n, B, *E)`` and log densities ``(n, B)`` nats.
+
+    Attributes:
+        inner: the distribution, or what has ``log_prob`` and ``sample`` like one
+        batch_dims: of the conditions
+        at_once: draws whose densities are computed together where no gradient is asked for
+    """
 
     inner: Any
     batch_dims: int
+    at_once: int = 1_000_000
 
     def draw(self, n: int) -> Tensor:
         """``(n, B, *E)`` without gradient."""
@@ -115,6 +126,8 @@ class Face:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """``(n, B)`` nats; values per dimension are summed (the contract test complains about them)."""
+        if not torch.is_grad_enabled() and len(x) > self.at_once:
+            return torch.cat([self.log_prob(some) for some in x.split(self.at_once)])
         raw = self.raw_log_prob(x)
         if raw.shape[: 1 + self.batch_dims] != (len(x), *self._batch):
             raise PartError(

@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vaelid.auditing.adapter import Evidence
+from vaelid.auditing.adapter import Evidence, Face
 from vaelid.auditing.findings import Finding, skipped
 from vaelid.auditing.statistics import batched, batched_name, cut, products, screen
 
@@ -52,15 +52,21 @@ def standardized_scores(evidence: Evidence) -> tuple[Tensor, Tensor | None]:
     """Centered and scaled y and ∇_y log p(y), both ``(n, B, Y)`` float64; no gradient where log_prob has none."""
     with torch.no_grad():
         y = evidence.domain.to_real(evidence.x)[0]
-    y = y.detach().requires_grad_(True)
-    x, log_jacobian = evidence.domain.from_real(y)
-    log_prob = evidence.target.face().log_prob(x) + log_jacobian
-    if not log_prob.requires_grad:
-        return y.detach(), None
-    gradient: Tensor | None = torch.autograd.grad(log_prob.sum(), y, allow_unused=True)[0]
-    flat = y.detach().double().flatten(2) if y.dim() > 2 else y.detach().double().unsqueeze(-1)
+    face = evidence.target.face()
+    slopes = [_slope(evidence, face, some) for some in y.split(face.at_once)]
+    known = [slope for slope in slopes if slope is not None]
+    gradient = torch.cat(known) if len(known) == len(slopes) else None
+    flat = y.double().flatten(2) if y.dim() > 2 else y.double().unsqueeze(-1)
     center, spread = _middle(flat)
     return (flat - center) / spread, None if gradient is None else gradient.double().reshape(flat.shape) * spread
+
+
+def _slope(evidence: Evidence, face: Face, y: Tensor) -> Tensor | None:
+    """∇_y log p(y), of the shape of ``y``; None where log_prob has no gradient."""
+    y = y.detach().requires_grad_(True)
+    x, log_jacobian = evidence.domain.from_real(y)
+    log_prob = face.log_prob(x) + log_jacobian
+    return torch.autograd.grad(log_prob.sum(), y, allow_unused=True)[0] if log_prob.requires_grad else None
 
 
 def _middle(y: Tensor) -> tuple[Tensor, Tensor]:
