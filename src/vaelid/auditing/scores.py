@@ -65,9 +65,10 @@ def _first(evidence: Evidence, names: list[str]) -> Finding:
             p_value = max(p_value, again)
     where = f"{worst}{_entry(evidence.target.parameters[worst], screens[worst].worst)}"
     others = [name for name, s in screens.items() if name != worst and s.p_value < 1e-5]
+    also = f" (so do {', '.join(others)})" if others else ""
     words = (
-        f"The density's gradient for {where} does not vanish on the part's own draws: sampler and density use it differently"
-        f"{f' (so do {chr(44).join(others)})' if others else ''}"
+        f"The density's gradient for {where} does not vanish on the part's own draws: sampler and density use it "
+        f"differently{also}"
     )
     return Finding("scores", evidence.name, _FIRST, "pass", words, where, screens[worst].statistic, p_value)
 
