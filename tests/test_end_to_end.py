@@ -68,7 +68,7 @@ class TestMnist:
     def test_the_recipe(self, program: Program) -> None:
         said = program("train", "mnist", *MNIST, "--out", "run")
         assert said.code == 0
-        assert "mnist: 300 training images, pixels binary (0 or 1)" in said.err
+        assert "mnist: 300 training images (limited to the first of 50,000), pixels binary (0 or 1)" in said.err
         assert program("evaluate", "run", "--samples", 10).code == 0
         found = results("run")
         assert found["data"]["protocol"] == "binarized once with seed 0, the same for every model"

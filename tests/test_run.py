@@ -259,7 +259,7 @@ def test_ranked_files_of_folders_are_told_apart(tmp_path: Path) -> None:
         place.mkdir(parents=True)
         Image.fromarray(image[0]).save(place / "same.png")
     ranked = run.evaluate_files([tmp_path / "one"], samples=2)
-    assert {name for name, _ in ranked} == {"a/same.png", "b/same.png"}
+    assert {name for name, _ in ranked} == {str(tmp_path / "one" / place / "same.png") for place in "ab"}
     stored = run.folder.read_arrays(run.folder.results / "input.npz")
     assert dict(zip(stored["files"].tolist(), stored["nll"].tolist(), strict=True)) == dict(ranked)
     both = run.evaluate_files([tmp_path / "one", tmp_path / "two"], samples=2)

@@ -302,7 +302,9 @@ def test_the_environment_says_what_the_numbers_depend_on(tmp_path: Path) -> None
         "shape": [1, 8, 8],
         "support": "levels(17)",
         "shades": {"black": 0.0, "white": 1.0},
+        "images": {name: {"images": len(s), "available": s.available} for name, s in data_of(tiny()).splits.items()},
     }
+    assert about["data"]["images"]["train"] == {"images": 192, "available": 1437}
     assert (about["engine"], about["dtype"], about["threads"]) == ("eager", "float32", torch.get_num_threads())
     assert (about["torch"], about["device"], about["init_from"]) == (torch.__version__, "cpu", None)
     folder = RunFolder(tmp_path)
