@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -49,6 +50,17 @@ def assert_well_formed(parsed: Parsed) -> None:
     assert all(after <= before + 1 for before, after in pairwise(levels)), "a heading skips a level"
     assert {"main", "nav", "header", "footer"} <= {tag for tag, _ in parsed.elements}
     assert not [name for _, a in parsed.elements for name in a if name.startswith("on")], "no handlers in attributes"
+
+
+def test_pixels_that_are_redrawn_are_not_called_the_same_noise(tmp_path: Path) -> None:
+    run = whole(tmp_path)
+    assert "the same images and the same noise" in page(run.folder.path).text
+    file = run.folder.recipe_file
+    file.write_text(re.sub(r'(?m)^binarization = ".*"$', 'binarization = "resampled"', file.read_text("utf-8")), "utf-8")
+    assert read_run(run.folder.path).redraws
+    text = page(run.folder.path).text
+    assert "the same noise" not in text
+    assert text.count("redraw") >= 2
 
 
 def test_a_run_is_one_file_that_asks_for_nothing(tmp_path: Path) -> None:
@@ -104,7 +116,7 @@ def test_what_is_missing_is_named_with_its_command(tmp_path: Path) -> None:
     for verb in ("evaluate", "audit", "score"):
         assert f"vaelid {verb} '{path}'" in text
     for what in ("evaluation", "audit", "scores"):
-        assert f"Not measured: {what} (nobody has measured it)." in text
+        assert f"Not measured: {what} (not done yet)." in text
     assert "That cannot be said yet: not measured are evaluation, audit, scores" in text
     assert not (path / "results.json").exists(), "--as-is measures nothing"
 

@@ -75,6 +75,11 @@ class RunFacts:
         return look(curve_of(self.history, diverged if outcome else "running", outcome))
 
     @property
+    def redraws(self) -> bool:
+        """Whether validation sees other pixels of its images in every epoch."""
+        return self.recipe.data.binarization == "resampled"
+
+    @property
     def discrete(self) -> bool | None:
         """Whether its numbers are probabilities; None before an evaluation."""
         return None if not self.found else self.found["kind"] == "probability"
@@ -172,4 +177,4 @@ def _why(what: str, known: bool, weights: str, problems: Mapping[str, str]) -> s
         return problems[what]
     if not weights:
         return "the run has no trained weights yet"
-    return "the numbers that are there belong to other weights than the run has now" if known else "nobody has measured it"
+    return "the numbers that are there belong to other weights than the run has now" if known else "not done yet"

@@ -109,8 +109,10 @@ def training_panel(run: RunFacts) -> Panel | None:
         f"Line chart of validation −ELBO over {len(epochs)} epochs: from {values[0]:.1f} nats in the first epoch to a best of "
         f"{facts.best:.2f} in epoch {best}, and {values[-1]:.2f} in the last."
     )
+    steady = "the same images and the same noise, so that it shows the model and not the dice"
+    drawn = "the same images, but with pixels that the protocol redraws every epoch, so that it shows the dice as well"
     caption = (
-        "Validation −ELBO by epoch, always from the same images and the same noise, so that it shows the model and not the dice. "
+        f"Validation −ELBO by epoch, always from {drawn if run.redraws else steady}. "
         "The axis is zoomed to the later epochs; where that leaves some out, the inset has all. Gray: the training loss with its "
         "β and its moving weights, which is another quantity."
     )
