@@ -41,12 +41,21 @@ def test_a_loop_that_draws_otherwise_is_not_used(loop: kernels.Kernel) -> None:
     assert not binarization._binarize_agrees(other)
 
 
+def unusable(name: str) -> ModuleType:
+    raise RuntimeError("no locator available")
+
+
 def test_a_loop_takes_only_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "_loaded", [])
     assert kernels.find("binarize", torch.zeros(3)) is None
     with monkeypatch.context() as patch:
         patch.setattr(kernels, "find_spec", lambda name: None)  # as where numba is not installed
         kernels.start()
+        assert not kernels._loaded
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels, "import_module", unusable)
+        with pytest.warns(RuntimeWarning, match=r"numba cannot be used, so training is slower: no locator available"):
+            kernels.start()
         assert not kernels._loaded
     module = ModuleType("loops")
     module.__dict__["LOOPS"] = {"binarize": print}

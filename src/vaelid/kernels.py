@@ -6,6 +6,7 @@ bits on this machine is not believed but tried, once in every process, by who us
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -24,9 +25,17 @@ _loaded: list[ModuleType] = []
 
 
 def start() -> None:
-    """Load numba, if it is installed: a second that pays for a training, and not for much less."""
-    if not _loaded and find_spec("numba") is not None:
+    """Load numba, if it is installed: a second that pays for a training, and not for much less.
+
+    One that is installed but cannot be used (it knows no such numpy, or has no place for what it compiles) is warned of, and
+    torch's operations do the work.
+    """
+    if _loaded or find_spec("numba") is None:
+        return
+    try:
         _loaded.append(import_module("vaelid.loops"))
+    except (ImportError, RuntimeError) as error:
+        warnings.warn(f"numba cannot be used, so training is slower: {error}", RuntimeWarning, stacklevel=2)
 
 
 def find(name: str, *tensors: Tensor) -> Kernel | None:
