@@ -18,6 +18,7 @@ from tiny_runs import Program, evaluated, trained
 from vaelid.errors import CheckFailed, MachineError, RunError, UserError
 from vaelid.parts import KINDS
 from vaelid.reporting.page.facts import read_run
+from vaelid.reporting.page.tables import certificates
 from vaelid.reporting.page.theory import block, known
 from vaelid.run import Run
 
@@ -50,6 +51,24 @@ def assert_well_formed(parsed: Parsed) -> None:
     assert all(after <= before + 1 for before, after in pairwise(levels)), "a heading skips a level"
     assert {"main", "nav", "header", "footer"} <= {tag for tag, _ in parsed.elements}
     assert not [name for _, a in parsed.elements for name in a if name.startswith("on")], "no handlers in attributes"
+
+
+@pytest.mark.parametrize(("images", "said"), [(3, True), (None, False)])
+def test_annealing_stands_beside_the_bound_of_the_same_images(images: int | None, said: bool, tmp_path: Path) -> None:
+    run = whole(tmp_path)
+    test = run.results["test"]
+    count = images or test["images"]
+    number = {"value": 87.5, "se": 1.25}
+    beside = {"samples": 50, "nll": {"value": 87.9, "se": 1.5}, "above_ais": {"value": 0.4, "se": 0.1}}
+    ais = {**number, "monte_carlo_se": 0.03, "direction": "upper bound", "images": count, "importance": beside}
+    changed(run.folder.results_file, test={**test, "ais": ais})
+    rows = [row for row in certificates(read_run(run.folder.path)).rows if "AIS" in row[0] or "of these" in row[0]]
+    assert [row[:3] for row in rows] == [
+        (f"AIS, {count} images", "87.500", "1.250"),
+        (f"nll of these {count} images, K = 50", "87.900", "1.500"),
+        ("nll − AIS, paired", "0.400", "0.100"),
+    ]
+    assert ("not to be compared with the rows above" in rows[0][-1]) is said
 
 
 def test_pixels_that_are_redrawn_are_not_called_the_same_noise(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from vaelid.optimizers import Plateau
 from vaelid.supports import REAL, levels
 from vaelid.training import loop, start
 from vaelid.training.checkpoint import load_checkpoint
-from vaelid.training.loop import Pace
+from vaelid.training.loop import LEGEND, Pace
 from vaelid.training.start import choose_device
 from vaelid.training.state import average_of, update_average
 from vaelid.training.surroundings import own_randomness
@@ -330,9 +330,10 @@ def test_words_beside_the_bar(tmp_path: Path) -> None:
     assert "−ELBO" not in texts[0]
     assert texts[-1].endswith(" patience 5")
     assert " = " in texts[-1]
-    assert notes.said[0].startswith("epoch    1  loss")
-    assert notes.said[0].endswith(" *")
-    assert (tmp_path / "log.txt").read_text().splitlines() == notes.said
+    assert notes.said[0] == LEGEND
+    assert notes.said[1].startswith("epoch    1  loss")
+    assert notes.said[1].endswith(" *")
+    assert (tmp_path / "log.txt").read_text().splitlines() == notes.said[1:]
 
 
 def test_trouble_is_said_and_logged(tmp_path: Path) -> None:

@@ -90,7 +90,11 @@ def comparison_table(comparison: Comparison) -> RenderableType:
         labels.append(Text("The differences are shown because of --anyway; they do not say which model is better."))
         return Group(*labels, simple_table(f"{comparison.split} split, nats per image", columns, rows), Text(yardstick))
     title = f"{counted(comparison.images, comparison.split)}, nats per image, lower is better"
-    meaning = f"A positive difference: the reference (first row) is better. {yardstick}"
+    meaning = (
+        f"A positive difference: the reference (first row) is better. {yardstick} The paired error is about the choice of "
+        "images: other seeds of training move each value, too (vaelid study --seeds), and bounds may lie unequally far above "
+        "the truth."
+    )
     return Group(simple_table(title, columns, rows), Text(meaning))
 
 

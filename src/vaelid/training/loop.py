@@ -21,6 +21,9 @@ from vaelid.training.state import Training, update_average
 from vaelid.training.trouble import count_dead_components, troubles
 from vaelid.training.validation import Validation, validate
 
+#: What the lines of :func:`tell` hold.
+LEGEND = "per epoch, in nats per image: loss in training, −ELBO = distortion + rate in validation; * is the best so far"
+
 
 class Pace:
     """When to save: every so many seconds, but saving takes at most a twentieth of the time; 0 seconds: after every step."""

@@ -21,7 +21,7 @@ from vaelid.recipe import Recipe
 from vaelid.training.begin import DTYPE, begin, clear, note_outcome, require_room, require_same
 from vaelid.training.checkpoint import load_checkpoint
 from vaelid.training.flat import FlatParameters
-from vaelid.training.loop import fit
+from vaelid.training.loop import LEGEND, fit
 from vaelid.training.snapshots import Snapshots
 from vaelid.training.state import Training, average_of
 from vaelid.training.surroundings import fixed_numerics, own_randomness, stop_on_signal
@@ -78,6 +78,7 @@ def train_in(folder: RunFolder, recipe: Recipe, code_from: Path, data: Data, con
                     reporter.say(f"{folder.path} is finished: {training.outcome}. Raise --epochs or --patience to go on.")
                 else:
                     note_outcome(folder, "")
+                    reporter.say(LEGEND)
                     with reporter.bar("training", recipe.training.epochs * training.batches, training.state.step):
                         fit(training, reporter, stop_asked, conditions.checkpoint_seconds)
             note_outcome(folder, training.outcome)
