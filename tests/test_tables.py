@@ -112,6 +112,9 @@ def test_the_certificate_is_told_in_words() -> None:
     assert "Monte Carlo error 0.046, apart from the ± over images" in said
     assert "from K = 25 to 50 the bound on log p(x) rose by 0.1234 ± 0.0012: it is still rising" in said
     assert "weights wwwwwwwwwwww…; float32, vaelid 1.2.3 (commit abc)" in said
+    assert "few lucky samples" not in said
+    heavy = {"pareto_k": {**CERTIFICATE["pareto_k"], "share_above_0.7": 0.05}}
+    assert "few lucky samples, and that error is understated" in text(results_table("run", changed(nll={**CERTIFICATE, **heavy})))
     settled = {**CERTIFICATE, "last_doubling": {**CERTIFICATE["last_doubling"], "still_rising": False, "se": None}}
     assert "rose by 0.1234: it has settled" in text(results_table("run", changed(nll=settled)))
     unknown = {"pareto_k": dict.fromkeys(("median", "share_above_0.7")), "last_doubling": {"gain": None}}

@@ -29,6 +29,8 @@ from torch import Tensor
 #: Above this shape the estimate cannot be trusted at any practical number of samples (Vehtari et al. 2024, section 3); with few
 #: samples the threshold is lower, see :func:`shape_threshold`.
 WORST_SHAPE = 0.7
+#: Where more images than this share are above the threshold, the Monte Carlo error of their mean is understated.
+MANY_HEAVY = 0.05
 #: A last doubling that brought more nats than this says: with more samples the bound would be visibly higher.
 RISING = 0.01
 _FEWEST_TAIL = 5

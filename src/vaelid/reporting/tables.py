@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vaelid.evaluation.bdmc import BDMC
+from vaelid.evaluation.certificate import MANY_HEAVY
 from vaelid.evaluation.compare import Comparison
 from vaelid.folder import BEYOND, EPOCH_FIGURE, RunFolder
 from vaelid.parts import KINDS, part_options
@@ -191,12 +192,14 @@ def _certificate(nll: Results) -> list[str]:
         return []
     ess, tail, last = nll["effective_samples"], nll["pareto_k"], nll["last_doubling"]
     said = f"nll: {ess['mean']:.0f} effective samples of {ess['of']} per image (median {ess['median']:.0f})"
-    if tail["share_above_0.7"] is not None:
-        # Results of earlier versions know one threshold only.
-        limit, share = tail.get("threshold", 0.7), tail.get("share_above_threshold", tail["share_above_0.7"])
+    # Results of earlier versions know one threshold only.
+    limit, share = tail.get("threshold", 0.7), tail.get("share_above_threshold", tail["share_above_0.7"])
+    if share is not None:
         said += f"; Pareto k̂ > {limit:.2g}, too heavy a tail, for {share:.1%} of images"
         said += f" (median {tail['median']:.2f})"
     lines = [f"{said}; Monte Carlo error {_error(nll['monte_carlo_se']) or 'not known'}, apart from the ± over images"]
+    if (share or 0.0) >= MANY_HEAVY:
+        lines.append("nll: it rests on a few lucky samples, and that error is understated; --ais gives a tighter bound")
     if last["gain"] is not None:
         verdict = "is still rising, more samples give a visibly tighter bound" if last["still_rising"] else "has settled"
         error = f" ± {last['se']:.4f}" if last["se"] is not None else ""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from vaelid.evaluation.certificate import MANY_HEAVY
 from vaelid.evaluation.collect import mean_se
 from vaelid.reporting.page.facts import RunFacts
 from vaelid.scoring.score import score_name
@@ -19,8 +20,6 @@ from vaelid.sweeps import words
 Tone = Literal["bad", "warn", "note", "good"]
 #: In the order in which a reader should meet them.
 TONES: tuple[Tone, ...] = ("bad", "warn", "note", "good")
-#: A share of images with heavier tails than can be trusted that is no rare accident any more.
-_MANY_HEAVY = 0.05
 #: Mean-field posteriors of small networks lose 4 to 6 nats; more than this deserves a look.
 _WIDE_GAP = 10.0
 #: A gain over independent pixels of less than this share is hardly one; so is a score within this share of theirs.
@@ -110,7 +109,7 @@ def _against_pixels(run: RunFacts) -> list[Remark]:
 def _heavy_tails(run: RunFacts) -> list[Remark]:
     tail = run.found.get("nll", {}).get("pareto_k", {})
     share, limit = tail.get("share_above_threshold"), tail.get("threshold")
-    if share is None or limit is None or share < _MANY_HEAVY:
+    if share is None or limit is None or share < MANY_HEAVY:
         return []
     text = (
         f"For {share:.0%} of the images the importance weights have too heavy a tail (Pareto k̂ > {limit:.2f}): the nll there "
