@@ -17,6 +17,7 @@ from vaelid.recipe import Recipe, expand, from_toml
 from vaelid.sweeps.grid import canonical, combinations, label
 from vaelid.sweeps.ledger import Ledger, Member, StudyFolder, plain, require_same
 from vaelid.training.begin import clear, require_room
+from vaelid.training.engines import require_engine
 from vaelid.training.request import Request, base_recipe, named, request
 from vaelid.training.start import choose_device
 from vaelid.training.surroundings import own_randomness
@@ -37,6 +38,13 @@ class Common:
     init_from: Path | None = None
     checkpoint_seconds: float = 10.0
     track: tuple[str, ...] = ()
+    engine: str = "auto"
+
+    def require_possible(self) -> None:
+        """Refuse a device, an engine or a tracker that is not to be had."""
+        choose_device(self.device)
+        require_engine(self.engine)
+        trackers_of(self.track)
 
 
 @dataclass(frozen=True)
@@ -58,8 +66,7 @@ def plan(out: Path, common: Common, grid: Mapping[str, Sequence[Any]], seeds: in
     for name, value in (("seeds", seeds), ("jobs", jobs)):
         if value < 1:
             raise UserError(f"{name} must be at least 1; it is {value}.")
-    choose_device(common.device)
-    trackers_of(common.track)
+    common.require_possible()
     axes = [canonical(name) for name in grid]
     planned = Plan({axis: [] for axis in axes}, [], {}, {})
     for own in combinations(grid):
@@ -126,7 +133,7 @@ def order_of(folder: Path, recipe: Recipe, code_from: Path, common: Common, jobs
     threads = int(about.get("threads", max(1, min(torch.get_num_threads(), pool.cores() // jobs))))
     start = str(common.init_from.resolve()) if common.init_from is not None else None
     where = (str(code_from.resolve()), str(folder.resolve()))
-    return Order(recipe.to_toml(), *where, common.device, start, common.checkpoint_seconds, threads, common.track)
+    return Order(recipe.to_toml(), *where, common.device, start, common.checkpoint_seconds, threads, common.track, common.engine)
 
 
 def member_of(

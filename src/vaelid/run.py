@@ -320,6 +320,7 @@ def train(
     overwrite: bool = False,
     init_from: Path | str | None = None,
     device: str = "auto",
+    engine: str = "auto",
     checkpoint_seconds: float = 10.0,
     track: Sequence[str] = (),
     reporter: Reporter | None = None,
@@ -335,6 +336,7 @@ def train(
         overwrite: start afresh in a folder that holds a run
         init_from: a run folder whose trained weights to start from
         device: ``auto``, ``cpu``, ``cuda``, ``mps``
+        engine: how steps are computed: ``auto``, ``eager``, ``graph``, ``compile``
         checkpoint_seconds: at least so long between checkpoints
         track: trackers that are told of every epoch: ``["tensorboard"]``, ``wandb``, ``mlflow``
         settings: ``{"section.key": value}``
@@ -346,7 +348,7 @@ def train(
     trackers = trackers_of(track)
     asked = request(data, recipe, out, {**shortcuts, **(settings or {})})
     start_from = Path(init_from) if init_from is not None else None
-    conditions = Conditions(choose_device(device), overwrite, start_from, checkpoint_seconds, trackers)
+    conditions = Conditions(choose_device(device), overwrite, engine, start_from, checkpoint_seconds, trackers)
     return carry_out(asked, conditions, reporter or Silent())
 
 

@@ -29,8 +29,6 @@ from vaelid.settings import unknown
 from vaelid.sweeps.ledger import ENDS, Ledger, StudyFolder, plain, require_same, trials_told
 from vaelid.sweeps.space import Axis, Choice, corners, space_of
 from vaelid.sweeps.trials import PRUNERS, Trials, optuna_or_refuse
-from vaelid.training.start import choose_device
-from vaelid.training.tracking import trackers_of
 from vaelid.worker import Order
 
 _JOURNAL, _LOCK, _CLAIMS = "search.journal", ".search.lock", ".claims"
@@ -70,8 +68,7 @@ def plan_search(
     optuna_or_refuse()
     if pruner not in PRUNERS:
         raise unknown("pruner", pruner, PRUNERS)
-    choose_device(common.device)
-    trackers_of(common.track)
+    common.require_possible()
     space = space_of(search)
     for values in corners(space):
         asked = asked_for(out, common, values)

@@ -92,6 +92,7 @@ def study(
     overwrite: bool = False,
     init_from: Path | str | None = None,
     device: str = "auto",
+    engine: str = "auto",
     checkpoint_seconds: float = 10.0,
     track: Sequence[str] = (),
     reporter: Reporter | None = None,
@@ -113,7 +114,7 @@ def study(
         jobs: trainings at a time; the threads are divided among them
         evaluate: evaluate the chosen and the reference combination on the test split
         samples: K of that evaluation
-        recipe, init_from, device, checkpoint_seconds, track, settings, shortcuts: as ``train`` takes them
+        recipe, init_from, device, engine, checkpoint_seconds, track, settings, shortcuts: as ``train`` takes them
         overwrite: start afresh in a folder that holds a study
 
     Raises:
@@ -122,7 +123,7 @@ def study(
         Interrupted: when stopped; the same call goes on.
     """
     start_from = Path(init_from) if init_from is not None else None
-    common = Common(data, recipe, {**shortcuts, **(settings or {})}, device, start_from, checkpoint_seconds, tuple(track))
+    common = Common(data, recipe, {**shortcuts, **(settings or {})}, device, start_from, checkpoint_seconds, tuple(track), engine)
     conclusion, reporter = Conclusion(evaluate, samples, device), reporter or Silent()
     require_one_way(grid or {}, search or {}, trials, seeds)
     if search:

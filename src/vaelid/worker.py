@@ -40,6 +40,7 @@ class Order:
     checkpoint_seconds: float
     threads: int
     track: tuple[str, ...] = ()
+    engine: str = "auto"
 
     def to_line(self) -> bytes:
         """One line of JSON."""
@@ -56,7 +57,8 @@ def carry_out_order(order: Order) -> None:
     recipe = from_toml(order.recipe)
     asked = Request(recipe, load_data(recipe.data), Path(order.code_from), RunFolder(order.folder))
     start_from = Path(order.init_from) if order.init_from is not None else None
-    conditions = Conditions(choose_device(order.device), False, start_from, order.checkpoint_seconds, trackers_of(order.track))
+    device, trackers = choose_device(order.device), trackers_of(order.track)
+    conditions = Conditions(device, False, order.engine, start_from, order.checkpoint_seconds, trackers)
     carry_out(asked, conditions, Silent())
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vaelid.run import Run
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
+Engine = Annotated[str, typer.Option(metavar="auto|eager|graph|compile", help="How steps are computed (docs/engines.md).")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 AllowCode = Annotated[bool, typer.Option("--allow-code", help="Run the user code that the folder brings along.")]
 Picture = Annotated[Path, typer.Option(metavar="FILE", help="A .png, .pdf or .npy file.")]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vaelid.cli import train_options as options
-from vaelid.cli.options import Device, Set
+from vaelid.cli.options import Device, Engine, Set
 
 if TYPE_CHECKING:
     from vaelid.planning import Plan
@@ -62,6 +62,7 @@ def study(
     binarization: options.Binarization = None,
     set_: Set = None,
     device: Device = "auto",
+    engine: Engine = "auto",
     init_from: options.InitFrom = None,
     track: options.Track = None,
     skip_bad: options.SkipBad = False,
@@ -77,7 +78,7 @@ def study(
     from vaelid.sweeps.grid import parse_axes
     from vaelid.sweeps.space import parse_space
 
-    common = Common(data, recipe, settings, device, init_from, track=tuple(track or ()))
+    common = Common(data, recipe, settings, device, init_from, track=tuple(track or ()), engine=engine)
     conclusion = Conclusion(evaluate, samples, device)
     axes, ranges = parse_axes(grid or []), parse_space(search or [])
     require_one_way(axes, ranges, trials, seeds)

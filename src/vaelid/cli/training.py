@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vaelid.cli import train_options as options
-from vaelid.cli.options import Device, Set
+from vaelid.cli.options import Device, Engine, Set
 
 
 def train(
@@ -33,6 +33,7 @@ def train(
     binarization: options.Binarization = None,
     set_: Set = None,
     device: Device = "auto",
+    engine: Engine = "auto",
     init_from: options.InitFrom = None,
     track: options.Track = None,
     skip_bad: options.SkipBad = False,
@@ -55,7 +56,7 @@ def train(
     from vaelid.run import carry_out
     from vaelid.training.start import Conditions, choose_device
 
-    conditions = Conditions(choose_device(device), overwrite, init_from, trackers=trackers)
+    conditions = Conditions(choose_device(device), overwrite, engine, init_from, trackers=trackers)
     pixels = f"{words_of_count(len(asked.data.train), asked.data.train.available, 'training')}, pixels {asked.data.support}"
     with default_reporter() as reporter:
         reporter.say(f"{asked.data.name}: {pixels}; likelihood {asked.recipe.likelihood.name}; run folder {asked.folder.path}")

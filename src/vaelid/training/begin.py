@@ -17,9 +17,9 @@ from vaelid.environment import describe_machine
 from vaelid.errors import RunError
 from vaelid.folder import RunFolder, write_atomic
 from vaelid.recipe import Recipe
+from vaelid.training.engines import AUTO, Choice
 
-#: How the steps are computed. A run keeps to what it began with, since another engine or type gives other last bits.
-ENGINE = "eager"
+#: A run keeps to the type and the engine that it began with, since others give other last bits.
 DTYPE = "float32"
 #: Training images kept in the folder to be shown.
 REAL_IMAGES = 16
@@ -54,7 +54,9 @@ def clear(folder: RunFolder) -> None:
             entry.unlink(missing_ok=True)
 
 
-def begin(folder: RunFolder, code: Mapping[str, bytes], data: Data, device: torch.device, init_from: Path | None) -> None:
+def begin(
+    folder: RunFolder, code: Mapping[str, bytes], data: Data, device: torch.device, engine: Choice, init_from: Path | None
+) -> None:
     """Write what never changes again, but for the recipe, with which the folder becomes a run.
 
     Args:
@@ -64,7 +66,8 @@ def begin(folder: RunFolder, code: Mapping[str, bytes], data: Data, device: torc
     counts = {name: {"images": len(split), "available": split.available} for name, split in data.splits.items()}
     about = {
         **describe_machine(device),
-        "engine": ENGINE,
+        "engine": engine.engine.name,
+        "engine_reason": engine.reason,
         "dtype": DTYPE,
         "threads": torch.get_num_threads(),
         "data": {
@@ -92,7 +95,7 @@ def note_outcome(folder: RunFolder, outcome: str) -> None:
         folder.write_json(folder.environment_file, {**about, "outcome": outcome})
 
 
-def require_same(folder: RunFolder, recipe: Recipe, data: Data, init_from: Path | None) -> None:
+def require_same(folder: RunFolder, recipe: Recipe, data: Data, engine: str, init_from: Path | None) -> None:
     """Refuse to continue a run with other settings or on other images.
 
     ``epochs`` and ``patience`` may be raised: the run is then the one that would have had the larger value from the start. Epochs
@@ -104,7 +107,8 @@ def require_same(folder: RunFolder, recipe: Recipe, data: Data, init_from: Path 
     about, before = folder.read_json(folder.environment_file), folder.recipe()
     stood, asked = dict(before.identity()), dict(recipe.identity())
     stood["data (fingerprint)"], asked["data (fingerprint)"] = about["data"]["fingerprint"], data.fingerprint
-    stood["engine"], asked["engine"] = about["engine"], ENGINE
+    if engine != AUTO:
+        stood["--engine"], asked["--engine"] = about["engine"], engine
     if init_from is not None:
         stood["--init-from"], asked["--init-from"] = about["init_from"], str(init_from.resolve())
     if (recipe.training.patience or math.inf) < (before.training.patience or math.inf):

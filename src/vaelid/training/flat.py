@@ -12,7 +12,7 @@ What a step costs beside the notebook's: ``benchmarks/training_epoch.py``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import torch
@@ -22,6 +22,11 @@ from vaelid.errors import PartError
 
 #: Every weight starts at a multiple of this many numbers, so that vector instructions see aligned memory.
 _ALIGNMENT = 16
+
+#: X and D of each call of a layer.
+Factors = list[tuple[Tensor, Tensor]]
+#: That of one parameter; None for one that took no part in the loss.
+Gradient = Tensor | Factors | None
 
 
 class FlatParameters:
@@ -38,7 +43,8 @@ class FlatParameters:
     """
 
     def __init__(self, module: nn.Module, layers: Iterable[nn.Linear] = ()) -> None:
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+        self.names, self.parameters = [name for name, _ in named], [p for _, p in named]
         if len({p.dtype for p in self.parameters}) != 1:
             types = ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in self.parameters}))
             problem = f"parameters of one type are needed; these are {types}" if types else "the model has no parameters to train"
@@ -57,8 +63,9 @@ class FlatParameters:
             self.flat.data[piece] = p.data.flatten()
             p.data = self.flat.data[piece].view_as(p)
             self._gradients.append(self.grad[piece].view_as(p))
-        self._factors: dict[Tensor, list[tuple[Tensor, Tensor]]] = {}  # X and D of each call, by weight
-        for layer in [layer for layer in layers if layer.weight.requires_grad]:  # two layers may share one weight
+        self._factors: dict[Tensor, Factors] = {}  # by weight
+        for layer in [layer for layer in layers if layer.weight.requires_grad and layer.bias is not None]:  # layers may share
+            # Without a bias, nothing would ask for D of a first layer.
             layer.weight.requires_grad_(False)
             layer.register_forward_hook(partial(self._await_gradient, layer.weight))
 
@@ -71,16 +78,37 @@ class FlatParameters:
     @torch.no_grad()
     def gather_gradients(self) -> Tensor:
         """Bring the gradients of all parameters into ``flat.grad``; returns their Euclidean norm, a scalar tensor."""
+        return self.put([self._factors.pop(p, p.grad) for p in self.parameters])
+
+    def gradients_of(self, loss: Tensor, stand_ins: Sequence[Tensor]) -> list[Gradient]:
+        """Gradients of a loss that was computed with ``stand_ins`` in place of the parameters: what :meth:`put` takes."""
+        found = torch.autograd.grad(loss, [t for t in stand_ins if t.requires_grad], allow_unused=True)
+        by_name = dict(zip([n for n, t in zip(self.names, stand_ins, strict=True) if t.requires_grad], found, strict=True))
+        return [self._factors.pop(p, by_name.get(n)) for n, p in zip(self.names, self.parameters, strict=True)]
+
+    @torch.no_grad()
+    def put(self, gradients: Sequence[Gradient]) -> Tensor:
+        """Write one gradient per parameter, as a tensor or in factors, into ``flat.grad``; returns their norm, a scalar."""
         norms = []
-        for p, place in zip(self.parameters, self._gradients, strict=True):
-            if p in self._factors:
-                _multiply(self._factors.pop(p), place)
-            elif p.grad is not None:
-                place.copy_(p.grad)
+        for gradient, place in zip(gradients, self._gradients, strict=True):
+            if isinstance(gradient, Tensor):
+                place.copy_(gradient)
+            elif gradient is not None:
+                _multiply(gradient, place)
             else:
                 place.zero_()  # a part that took no part in this loss
             norms.append(torch.linalg.vector_norm(place))
         return torch.linalg.vector_norm(torch.stack(norms))
+
+    @torch.no_grad()
+    def clip(self, norm: Tensor, most: float) -> None:
+        """Scale the gathered gradients, whose norm is ``norm``, down to the norm ``most``; 0: leave them."""
+        if not most:
+            return
+        if norm.is_cuda:  # without reading the norm, which would wait for the device
+            self.grad.mul_((most / norm).clamp_max(1))
+        elif float(norm) > most:
+            self.grad.mul_(most / float(norm))
 
     def _await_gradient(self, weight: Tensor, _layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if output.requires_grad:
@@ -90,7 +118,7 @@ class FlatParameters:
         self._factors.setdefault(weight, []).append((x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])))
 
 
-def _multiply(factors: list[tuple[Tensor, Tensor]], place: Tensor) -> None:
+def _multiply(factors: Factors, place: Tensor) -> None:
     """place ← D^T X, summed over all calls of the layer."""
     (x, gradient), *others = factors
     if others:  # called more than once in one loss

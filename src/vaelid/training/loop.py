@@ -8,11 +8,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vaelid.errors import Diverged, Interrupted
 from vaelid.progress import Reporter
@@ -20,6 +22,9 @@ from vaelid.randomness import permutation
 from vaelid.training.state import Training, update_average
 from vaelid.training.trouble import count_dead_components, troubles
 from vaelid.training.validation import Validation, validate
+
+#: Steps between two looks at a GPU.
+_STEPS_UNREAD = 100
 
 #: What the lines of :func:`tell` hold.
 LEGEND = "per epoch, in nats per image: loss in training, −ELBO = distortion + rate in validation; * is the best so far"
@@ -42,6 +47,39 @@ class Pace:
         training.checkpoint()
         self.saved = time.monotonic()
         self.wait = max(self.seconds, 20 * (self.saved - begun)) if self.seconds else 0.0
+
+
+class Tally:
+    """Adds up loss and gradient norm of an epoch, and stops at the first that is not finite.
+
+    Reading a number waits for the device, so that it would idle between steps; a GPU is asked only now and then, and before
+    anything is saved.
+    """
+
+    def __init__(self, training: Training) -> None:
+        self.training, self.loss = training, math.nan
+        self.patience = _STEPS_UNREAD if training.weights.flat.is_cuda else 1
+        self.unread: list[tuple[int, Tensor, int]] = []  # step, (loss, norm), images
+
+    def add(self, loss: Tensor, norm: Tensor, images: int) -> None:
+        """Count a step, before its update is made."""
+        self.unread.append((self.training.state.step + 1, torch.stack([loss, norm]), images))
+        if len(self.unread) >= self.patience:
+            self.settle()
+
+    def settle(self) -> None:
+        """Read what was not read yet.
+
+        Raises:
+            Diverged: names the step.
+        """
+        unread, self.unread = self.unread, []
+        for step, numbers, images in unread:
+            self.loss, norm = numbers.tolist()
+            self.training.refuse_infinite("the loss", self.loss, step)
+            self.training.refuse_infinite("the gradient norm", norm, step)
+            self.training.state.loss_sum += self.loss * images
+            self.training.state.norm_sum += norm
 
 
 def fit(training: Training, reporter: Reporter, stop_asked: Callable[[], bool], checkpoint_seconds: float) -> None:
@@ -70,9 +108,8 @@ def fit(training: Training, reporter: Reporter, stop_asked: Callable[[], bool], 
 def train_epoch(training: Training, reporter: Reporter, stop_asked: Callable[[], bool], pace: Pace) -> bool:
     """The rest of the epoch under way; False when it was broken off by ``stop_asked()``."""
     settings, state, model = training.settings, training.state, training.model
-    order = permutation(len(training.data.train), settings.seed, state.epoch)
-    total = settings.epochs * training.batches
-    autocast = settings.precision == "bfloat16"
+    order = permutation(len(training.data.train), settings.seed, state.epoch).to(training.data.train.device)
+    total, tally = settings.epochs * training.batches, Tally(training)
     model.train()
     begun = time.perf_counter()
     while state.batch < training.batches:
@@ -81,32 +118,26 @@ def train_epoch(training: Training, reporter: Reporter, stop_asked: Callable[[],
         objective = training.objective.at(state.epoch + state.batch / training.batches)
         training.lr = training.optimizer.defaults["lr"] * training.schedule.factor(state.step, total, state.epoch)
 
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
-            bound = objective(model(x, objective.samples))
-        loss = -bound.mean()
-        training.weights.forget_gradients()
-        loss.backward()
-        value, norm = float(loss.detach()), float(training.weights.gather_gradients())
-        training.refuse_infinite("the loss", value)
-        training.refuse_infinite("the gradient norm", norm)
-        if 0 < settings.clip_norm < norm:
-            training.weights.grad.mul_(settings.clip_norm / norm)
+        loss, norm = training.engine(x, objective)
+        tally.add(loss, norm, len(x))
+        training.weights.clip(norm, settings.clip_norm)
         training.optimizer.step()
         if training.average is not model:
             update_average(training.average, model, settings.ema)
 
-        state.loss_sum += value * len(x)
-        state.norm_sum += norm
         state.batch += 1
         state.step += 1
-        reporter.advance(1, words(training, value))
+        reporter.advance(1, words(training, tally.loss))
         if stop_asked():
+            tally.settle()
             state.seconds += time.perf_counter() - begun
             return False
         if state.batch < training.batches and pace.due():
+            tally.settle()
             state.seconds += time.perf_counter() - begun
             pace.save(training)
             begun = time.perf_counter()
+    tally.settle()
     state.seconds += time.perf_counter() - begun
     return True
 

@@ -20,6 +20,7 @@ from vaelid.progress import Reporter
 from vaelid.recipe import Recipe
 from vaelid.training.begin import DTYPE, begin, clear, note_outcome, require_room, require_same
 from vaelid.training.checkpoint import load_checkpoint
+from vaelid.training.engines import AUTO, ENGINES, SAME_BITS, Choice, Eager, choose, require_engine
 from vaelid.training.flat import FlatParameters
 from vaelid.training.loop import LEGEND, fit
 from vaelid.training.snapshots import Snapshots
@@ -42,9 +43,13 @@ class Conditions:
 
     device: torch.device
     overwrite: bool = False
+    engine: str = AUTO  # at the first start; later ones keep to it
     init_from: Path | None = None
     checkpoint_seconds: float = 10.0  # at least so long between checkpoints; 0: after every step
     trackers: Mapping[str, Tracker] = field(default_factory=dict)  # by name; told of every epoch
+
+    def __post_init__(self) -> None:
+        require_engine(self.engine)
 
 
 def train_in(folder: RunFolder, recipe: Recipe, code_from: Path, data: Data, conditions: Conditions, reporter: Reporter) -> str:
@@ -63,13 +68,13 @@ def train_in(folder: RunFolder, recipe: Recipe, code_from: Path, data: Data, con
         first = conditions.overwrite or not folder.exists
         numerics = (torch.get_num_threads(), DTYPE)
         if not first:
-            require_same(folder, recipe, data, conditions.init_from)
+            require_same(folder, recipe, data, conditions.engine, conditions.init_from)
             about = folder.require().read_json(folder.environment_file)
             numerics = (int(about["threads"]), about.get("dtype", DTYPE))
         with fixed_numerics(*numerics), own_randomness(recipe.training.seed), stop_on_signal() as stop_asked:
             training = prepare(folder, recipe, data, conditions.device, code_from if first else folder.code)
             if first:
-                start_afresh(training, recipe, code_from, conditions)
+                start_afresh(training, recipe, code_from, conditions, reporter)
             else:
                 go_on(training, recipe, reporter)
             with tracked(conditions.trackers, folder, recipe.flat(), training.history, reporter) as training.track:
@@ -77,6 +82,8 @@ def train_in(folder: RunFolder, recipe: Recipe, code_from: Path, data: Data, con
                     training.save_kept()
                     reporter.say(f"{folder.path} is finished: {training.outcome}. Raise --epochs or --patience to go on.")
                 else:
+                    if not first:
+                        training.engine = keep_engine(training, recipe)
                     note_outcome(folder, "")
                     reporter.say(LEGEND)
                     with reporter.bar("training", recipe.training.epochs * training.batches, training.state.step):
@@ -96,6 +103,7 @@ def prepare(folder: RunFolder, recipe: Recipe, data: Data, device: torch.device,
     if weights.flat.numel() >= _MANY_WEIGHTS:
         kernels.start()
     return Training(
+        engine=Eager(model, weights, recipe.training.precision == "bfloat16"),
         settings=recipe.training,
         folder=folder,
         data=data.to(device),
@@ -109,7 +117,7 @@ def prepare(folder: RunFolder, recipe: Recipe, data: Data, device: torch.device,
     )
 
 
-def start_afresh(training: Training, recipe: Recipe, code_from: Path, conditions: Conditions) -> None:
+def start_afresh(training: Training, recipe: Recipe, code_from: Path, conditions: Conditions, reporter: Reporter) -> None:
     """Check the data, look at them once, and make the folder a run; whatever is refused is refused before anything is written."""
     folder = training.folder
     check_data(training.model.likelihood, training.data)
@@ -120,9 +128,15 @@ def start_afresh(training: Training, recipe: Recipe, code_from: Path, conditions
     training.average.load_state_dict(training.model.state_dict())
     if recipe.code:
         try_out(training)
+    chosen = find_engine(conditions.engine, training, recipe)
+    training.engine = chosen.engine
     code = {name: (code_from / name).read_bytes() for name in recipe.code}
     clear(folder)
-    begin(folder, code, training.data, conditions.device, conditions.init_from)
+    begin(folder, code, training.data, conditions.device, chosen, conditions.init_from)
+    sentence = f"engine: {chosen.engine.name} ({chosen.reason})"
+    folder.log(sentence)
+    if conditions.engine not in (AUTO, chosen.engine.name):
+        reporter.say(f"warning: {sentence}")
     # From now on every start resumes: the look at the data is over for good. With the recipe the folder is a run.
     training.checkpoint()
     write_atomic(folder.recipe_file, recipe.to_toml().encode())
@@ -146,6 +160,33 @@ def go_on(training: Training, recipe: Recipe, reporter: Reporter) -> None:
         sentence = f"resuming {folder.path} after epoch {training.state.epoch} (step {training.state.step})"
         folder.log(sentence)
         reporter.say(sentence)
+
+
+def find_engine(asked: str, training: Training, recipe: Recipe) -> Choice:
+    """The engine asked for or, where it cannot be used, eager. It is tried on the first images; nothing is changed by that."""
+    split, settings = training.data.train, recipe.training
+    x = split.batch(torch.arange(min(settings.batch_size, len(split))), seed=settings.seed)
+    steps = settings.epochs * training.batches - training.state.step
+    training.model.train()
+    return choose(asked, training.engine, x, training.objective.at(0), steps, bool(recipe.code))
+
+
+def keep_engine(training: Training, recipe: Recipe) -> Eager:
+    """The engine that the run was begun with.
+
+    Raises:
+        RunError: if it cannot be used here and another would give other digits.
+    """
+    begun_with = training.folder.read_json(training.folder.environment_file)["engine"]
+    if begun_with not in ENGINES:
+        raise RunError(f"{training.folder.path} was begun with engine {begun_with!r}, which this version does not know.")
+    choice = find_engine(begun_with, training, recipe)
+    if choice.engine.name != begun_with and begun_with not in SAME_BITS:
+        raise RunError(
+            f"{training.folder.path} was begun with --engine {begun_with}, but {choice.reason}.",
+            "Go on on a machine like that of its start, or train anew with --engine auto.",
+        )
+    return choice.engine
 
 
 @torch.no_grad()

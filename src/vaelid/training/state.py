@@ -23,6 +23,7 @@ from vaelid.objectives import Objective
 from vaelid.optimizers import Schedule
 from vaelid.recipe import TrainingSettings
 from vaelid.training.checkpoint import Checkpoint, save_checkpoint
+from vaelid.training.engines import Eager
 from vaelid.training.flat import FlatParameters
 from vaelid.training.snapshots import Snapshots
 from vaelid.vae import VAE
@@ -58,6 +59,7 @@ class Training:
     optimizer: Optimizer
     schedule: Schedule
     snapshots: Snapshots
+    engine: Eager  # gives loss and gradients of a batch
     state: State = field(default_factory=State)
     kept_weights: dict[str, Tensor] = field(default_factory=dict)  # of the best epoch or the last, as the settings say
     kept_saved: bool = True  # whether model.safetensors is known to hold ``kept_weights``
@@ -162,8 +164,8 @@ class Training:
         if "rng.cuda" in checkpoint.tensors and self.weights.flat.is_cuda:
             torch.cuda.set_rng_state(checkpoint.tensors["rng.cuda"], self.weights.flat.device)
 
-    def refuse_infinite(self, quantity: str, value: float) -> None:
-        """Stop at the first value that is not finite.
+    def refuse_infinite(self, quantity: str, value: float, step: int | None = None) -> None:
+        """Stop at the first value that is not finite; ``step`` is the one that gave it, unless that is the one under way.
 
         Raises:
             Diverged: names quantity, value, step and likely cause.
@@ -173,10 +175,11 @@ class Training:
         state = self.state
         kept = f" and the {self.settings.keep} weights so far, those of epoch {self.kept_epoch}" if self.kept_epoch else ""
         cause = "Likely the learning rate is too large: try a smaller lr, training.clip_norm = 100, or schedule.warmup_steps."
-        if state.step == 0:
+        step = state.step + 1 if step is None else step
+        if step == 1:
             cause = "It was the first step: likely the pixels' range, the start of a part, or code of your own is at fault."
         raise Diverged(
-            f"Training stopped at step {state.step + 1} (epoch {state.epoch + 1}, lr {self.lr:.3g}): {quantity} became {value}. "
+            f"Training stopped at step {step} (epoch {state.epoch + 1}, lr {self.lr:.3g}): {quantity} became {value}. "
             f"Kept: the last good checkpoint{kept}.",
             cause,
         )

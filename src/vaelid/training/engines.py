@@ -1,0 +1,230 @@
+"""How loss and gradients of a batch are computed: eager defines them, the faster engines have to agree with it.
+
+    engine    what a step is                                                    agrees with eager
+    eager     the model's Python code, then autograd                            defines it
+    graph     the tensor operations of one such step, recorded and replayed     bit for bit on a CPU (tried before it is used)
+    compile   the same, compiled by torch's Inductor (needs a C++ compiler)     to rounding: 1e-5 of the largest gradient (tried)
+
+A replay leaves out Python, distribution objects and autograd's bookkeeping; on a GPU it is one launch of a CUDA graph. What it
+gains on a CPU: ``benchmarks/training_epoch.py``. ``auto`` never changes a digit on a CPU: it takes ``graph`` where that is
+measured to be faster, else ``eager``. Compiling costs some ten seconds at every start and changes last digits, so it has to be
+asked for. A part of a user's own may do things that a recording does not see, so there ``auto`` is ``eager``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from vaelid.errors import PartError
+from vaelid.objectives import Objective
+from vaelid.settings import unknown
+from vaelid.training.capture import capture, numbers_of, shape_of
+from vaelid.training.flat import FlatParameters
+from vaelid.training.surroundings import own_randomness
+from vaelid.vae import VAE
+
+#: From so many steps on, a recording (half a second) pays.
+_MANY_STEPS = 1000
+#: Steps per turn, and turns, in which two engines are timed.
+_STEPS, _TURNS = 5, 3
+#: Largest difference of a gradient from eager's, as a share of the largest gradient.
+TOLERANCE = 1e-5
+
+Replay = Callable[..., Sequence[Tensor]]
+
+
+class Eager:
+    """The definition of a step.
+
+    Args:
+        model: the VAE, in training mode when called
+        weights: its parameters; gradients are left in ``weights.grad``
+        bfloat16: whether the networks' products are short
+    """
+
+    name = "eager"
+
+    def __init__(self, model: VAE, weights: FlatParameters, bfloat16: bool = False) -> None:
+        self.model, self.weights, self.bfloat16 = model, weights, bfloat16
+
+    def __call__(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+        """Loss, in nats per image, and Euclidean norm of its gradient: two scalar tensors."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16):
+            bound = objective(self.model(x, objective.samples))
+        loss = -bound.mean()
+        self.weights.forget_gradients()
+        loss.backward()
+        return loss.detach(), self.weights.gather_gradients()
+
+
+class Graph(Eager):
+    """A recorded step, replayed for every batch of the recorded shape; other batches (the last of an epoch) are eager's."""
+
+    name = "graph"
+
+    def __init__(self, model: VAE, weights: FlatParameters, bfloat16: bool = False) -> None:
+        super().__init__(model, weights, bfloat16)
+        self._recorded: tuple[torch.Size, Objective] | None = None
+
+    def record(self, x: Tensor, objective: Objective) -> None:
+        """Record the step for batches like ``x`` and objectives of this shape.
+
+        Raises:
+            PartError: if a part cannot be recorded.
+        """
+        self.captured = capture(self.model, self.weights, objective, x, self.bfloat16)
+        self.values = [p.detach() for p in self.weights.parameters]  # views of the flat vector: always the weights of now
+        self.run = self.prepare(self.captured.graph, self.values, self._inputs(x, objective))
+        self._recorded = x.shape, shape_of(objective)
+
+    def prepare(self, graph: GraphModule, weights: list[Tensor], inputs: list[Tensor]) -> Replay:
+        """What replays the recording on inputs like these."""
+        if inputs[0].is_cuda:
+            return cuda_graph(partial(graph, *weights), inputs)
+        return partial(graph, *weights)
+
+    def __call__(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+        if self._recorded is None:
+            self.record(x, objective)
+        if self._recorded != (x.shape, shape_of(objective)):
+            return super().__call__(x, objective)
+        with torch.no_grad():
+            loss, *gradients = self.run(*self._inputs(x, objective))
+            return loss, self.weights.put(self.captured.gradients(gradients))
+
+    def _inputs(self, x: Tensor, objective: Objective) -> list[Tensor]:
+        return [x, *numbers_of(objective, x.device), *(draw() for draw in self.captured.draws)]
+
+
+class Compile(Graph):
+    """A recorded step, compiled: neighboring elementwise operations become one loop."""
+
+    name = "compile"
+
+    def prepare(self, graph: GraphModule, weights: list[Tensor], inputs: list[Tensor]) -> Replay:
+        """Raises PartError where nothing can be compiled (no C++ compiler, say)."""
+        on_cpu = not inputs[0].is_cuda
+        try:
+            with warnings.catch_warnings(action="ignore"):  # torch's about its own insides
+                import torch._inductor as inductor  # seconds, so only where it is asked for
+
+                # A wrapper in C++ around the loops: in Python it would take longer than some of them.
+                compiled = inductor.compile(graph, [*weights, *inputs], options={"cpp_wrapper": on_cpu})
+        except Exception as error:  # whatever the compiler of this machine raises
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise PartError(f"The step cannot be compiled: {reason[0]}", "Train with --engine graph.") from error
+        return partial(compiled, *weights) if on_cpu else cuda_graph(partial(compiled, *weights), inputs)
+
+
+ENGINES: dict[str, type[Eager]] = {"eager": Eager, "graph": Graph, "compile": Compile}
+AUTO = "auto"
+#: Engines that give the same bits on a CPU.
+SAME_BITS = ("eager", "graph")
+
+
+def require_engine(name: str) -> None:
+    """Raise SettingError for a name that is neither in ``ENGINES`` nor ``auto``."""
+    if name not in (AUTO, *ENGINES):
+        raise unknown("engine", name, (AUTO, *ENGINES))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine, and in words why this one."""
+
+    engine: Eager
+    reason: str
+
+
+def choose(asked: str, eager: Eager, x: Tensor, objective: Objective, steps: int, own_code: bool) -> Choice:
+    """The engine asked for, or the one that suits a training; what cannot be used gives way to eager, and the reason says so.
+
+    Args:
+        asked: a name in ``ENGINES``, or ``auto``
+        x, objective: a batch and an objective to try it with; weights and generators are as before afterwards
+        steps: how many are to come
+        own_code: whether parts of a user's own are in the model
+    """
+    if asked == "eager":
+        return Choice(eager, "asked for")
+    if asked == AUTO and own_code:
+        return Choice(eager, "parts of your own may do what a recording does not see")
+    if asked == AUTO and steps < _MANY_STEPS:
+        return Choice(eager, f"for {steps:,} steps a recording does not pay")
+    engine = ENGINES["graph" if asked == AUTO else asked](eager.model, eager.weights, eager.bfloat16)
+    try:
+        difference = disagreement(engine, eager, x, objective)
+    except PartError as error:
+        return Choice(eager, f"{engine.name} cannot be used: {error.problem}")
+    exact = engine.name == "graph" and not x.is_cuda
+    if not difference <= (0.0 if exact else TOLERANCE):
+        return Choice(eager, f"{engine.name} differs from eager by {difference:.1e} of the largest gradient")
+    if asked != AUTO:
+        return Choice(engine, "asked for")
+    ours, theirs = timed([engine, eager], x, objective)
+    faster = engine if ours < theirs else eager
+    return Choice(faster, f"loss and gradients take {1e3 * ours:.2f} ms by graph, {1e3 * theirs:.2f} ms by eager")
+
+
+def disagreement(engine: Eager, eager: Eager, x: Tensor, objective: Objective) -> float:
+    """Largest difference between the two gradients, as a share of the largest gradient; infinite if the losses differ."""
+    expected_loss, expected = _once(eager, x, objective)
+    _once(engine, x, objective)  # a replay counts: that of a recording proves little
+    loss, found = _once(engine, x, objective)
+    if not abs(loss - expected_loss) <= TOLERANCE * max(1.0, abs(expected_loss)):
+        return math.inf
+    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+
+
+def _once(engine: Eager, x: Tensor, objective: Objective) -> tuple[float, Tensor]:
+    with own_randomness(0):
+        loss, _ = engine(x, objective)
+    return float(loss), engine.weights.grad.clone()
+
+
+def timed(engines: Sequence[Eager], x: Tensor, objective: Objective) -> list[float]:
+    """Seconds per step of each engine: the median of turns, taken one after the other."""
+    turns: list[list[float]] = [[] for _ in engines]
+    for _ in range(_TURNS):
+        for engine, seconds in zip(engines, turns, strict=True):
+            with own_randomness(0):
+                begun = time.perf_counter()
+                for _ in range(_STEPS):
+                    loss, _ = engine(x, objective)
+                float(loss)  # waits for a device that works on its own
+                seconds.append((time.perf_counter() - begun) / _STEPS)
+    return [median(seconds) for seconds in turns]
+
+
+def cuda_graph(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> Replay:
+    """The kernels of ``function`` as one CUDA graph: a call copies its inputs into place and launches them all at once.
+
+    What comes out lies in the same memory at every call.
+    """
+    places = [t.clone() for t in inputs]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # libraries choose kernels and take workspace at first calls, which a recording must not see
+        for _ in range(3):
+            function(*places)
+    torch.cuda.current_stream().wait_stream(side)
+    recorded = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(recorded):
+        outputs = function(*places)
+
+    def replay(*now: Tensor) -> Sequence[Tensor]:
+        torch._foreach_copy_(places, list(now))
+        recorded.replay()
+        return outputs
+
+    return replay
