@@ -55,6 +55,7 @@ LAYERS = (
     ("run",),
     ("worker",),
     ("pool",),
+    ("together",),
     ("planning",),
     ("searching",),
     ("studying",),

@@ -69,6 +69,8 @@ def plan_search(
     if pruner not in PRUNERS:
         raise unknown("pruner", pruner, PRUNERS)
     common.require_possible()
+    if common.engine == "vectorized":
+        raise UserError("Trials of a search are not trained together.", "Leave --engine out, or give a grid.")
     space = space_of(search)
     for values in corners(space):
         asked = asked_for(out, common, values)

@@ -24,6 +24,8 @@ from vaelid.searching import Search, SearchPlan, plan_search
 from vaelid.sweeps.ledger import ENDS, Ledger, StudyFolder, trials_told
 from vaelid.sweeps.selection import choose
 from vaelid.sweeps.summary import Summary
+from vaelid.together import Together
+from vaelid.training.engines import Vectorized
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,8 @@ def carry_out_study(
         ledger = taken_up(folder, planned, overwrite)
         folder.write(ledger)
         try:
-            _train(folder, ledger, planned, pool or Pool(jobs), reporter)
+            together = any(order.engine == Vectorized.name for order in planned.orders.values())
+            _train(folder, ledger, planned, pool or (Together(reporter) if together else Pool(jobs)), reporter)
             _conclude(folder, ledger, conclusion, reporter)
             study_figures(Summary(out))
         except KeyboardInterrupt as error:
@@ -223,7 +226,7 @@ def _conclude(folder: StudyFolder, ledger: Ledger, conclusion: Conclusion, repor
         _meet_test(folder, ledger, conclusion, reporter)
 
 
-def _train(folder: StudyFolder, ledger: Ledger, planned: Plan, pool: Pool, reporter: Reporter) -> None:
+def _train(folder: StudyFolder, ledger: Ledger, planned: Plan, pool: Pool | Together, reporter: Reporter) -> None:
     left = {name: order for name, order in planned.orders.items() if ledger.members[name].status not in ENDS}
     watch = Watch(folder, {name: from_toml(planned.orders[name].recipe).training.epochs for name in left}, reporter)
 

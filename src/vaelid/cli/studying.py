@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vaelid.cli import train_options as options
-from vaelid.cli.options import Device, Engine, Set
+from vaelid.cli.options import Device, Set
 
 if TYPE_CHECKING:
     from vaelid.planning import Plan
@@ -62,7 +62,9 @@ def study(
     binarization: options.Binarization = None,
     set_: Set = None,
     device: Device = "auto",
-    engine: Engine = "auto",
+    engine: Annotated[
+        str, typer.Option(metavar="auto|eager|graph|compile|vectorized", help="vectorized: members train together.")
+    ] = "auto",
     init_from: options.InitFrom = None,
     track: options.Track = None,
     skip_bad: options.SkipBad = False,

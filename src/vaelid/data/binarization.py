@@ -24,12 +24,13 @@ from vaelid.supports import BINARY, REAL, Support
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """What one draw is for: source positions ``indices`` ``(B,)`` of a training or held-out split, and the access to them."""
+    """What one draw is for: source positions ``indices`` ``(B,)`` of a training or held-out split, and the access to them: one
+    for all, or ``(B,)``."""
 
     indices: Tensor
     held_out: bool
-    epoch: int = 0
-    seed: int = 0
+    epoch: int | Tensor = 0
+    seed: int | Tensor = 0
 
 
 class Binarization(ABC):

@@ -95,10 +95,11 @@ class Split:
         digest.update(self._binarization.identity(self.held_out, self.settings).encode())
         return digest.hexdigest()
 
-    def batch(self, positions: Tensor, epoch: int = 0, seed: int = 0) -> Tensor:
+    def batch(self, positions: Tensor, epoch: int | Tensor = 0, seed: int | Tensor = 0) -> Tensor:
         """The images at ``positions`` ``(B,)`` of this split as float32 ``(B, *X)`` in ``support``.
 
-        ``epoch`` and ``seed`` name the draw where pixels are redrawn; everything else does not depend on them.
+        ``epoch`` and ``seed`` (one for all, or ``(B,)``) name the draw where pixels are redrawn; all else
+        does not depend on them.
         """
         indices = self._source(positions)
         return self._binarization(self._scaled(indices), Draw(indices, self.held_out, epoch, seed), self.settings)

@@ -10,7 +10,6 @@ models (``torch.vmap``), and all of these see the very numbers that the eager st
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from typing import Any
@@ -25,7 +24,7 @@ from vaelid.errors import PartError
 from vaelid.objectives import Objective
 from vaelid.training.flat import FlatParameters, Gradient
 from vaelid.training.surroundings import own_randomness
-from vaelid.vae import VAE
+from vaelid.vae import VAE, Pass
 
 Draw = Callable[[], Tensor]
 
@@ -59,6 +58,18 @@ def shape_of(objective: Objective) -> Objective:
     return replace(objective, **dict.fromkeys(_moving(objective), 0.0)) if _moving(objective) else objective  # type: ignore[type-var]
 
 
+def loss_of(look: Callable[[Tensor, int], Pass], x: Tensor, objective: Objective, bfloat16: bool) -> Tensor:
+    """−bound, averaged over the batch, in nats per image: what training lowers.
+
+    Args:
+        look: the model
+        bfloat16: whether the networks' products are short
+    """
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
+        bound = objective(look(x, objective.samples))
+    return -bound.mean()
+
+
 def capture(model: VAE, weights: FlatParameters, objective: Objective, x: Tensor, bfloat16: bool) -> Captured:
     """Record the step that ``engines.Eager`` computes for batches of the shape of ``x``.
 
@@ -71,9 +82,8 @@ def capture(model: VAE, weights: FlatParameters, objective: Objective, x: Tensor
         values, x, numbers = inputs[: len(names)], inputs[len(names)], inputs[len(names) + 1 :]
         fresh = [v.detach().requires_grad_(p.requires_grad) for v, p in zip(values, weights.parameters, strict=True)]
         now = replace(objective, **dict(zip(moving, numbers, strict=True))) if moving else objective  # type: ignore[type-var]
-        with torch.autocast(x.device.type, torch.bfloat16) if bfloat16 else nullcontext():
-            bound = now(torch.func.functional_call(model, dict(zip(names, fresh, strict=True)), (x, objective.samples)))
-        loss = -bound.mean()
+        look = partial(torch.func.functional_call, model, dict(zip(names, fresh, strict=True)))
+        loss = loss_of(lambda x, samples: look((x, samples)), x, now, bfloat16)
         gradients, structure = tree_flatten(weights.gradients_of(loss, fresh))
         structures.append(structure)
         return [loss.detach(), *gradients]

@@ -4,6 +4,7 @@
     eager     the model's Python code, then autograd                            defines it
     graph     the tensor operations of one such step, recorded and replayed     bit for bit on a CPU (tried before it is used)
     compile   the same, compiled by torch's Inductor (needs a C++ compiler)     to rounding: 1e-5 of the largest gradient (tried)
+    vectorized   members of a study that differ in numbers only, batched        to rounding, likewise
 
 A replay leaves out Python, distribution objects and autograd's bookkeeping; on a GPU it is one launch of a CUDA graph. What it
 gains on a CPU: ``benchmarks/training_epoch.py``. ``auto`` never changes a digit on a CPU: it takes ``graph`` where that is
@@ -28,7 +29,7 @@ from torch.fx import GraphModule
 from vaelid.errors import PartError
 from vaelid.objectives import Objective
 from vaelid.settings import unknown
-from vaelid.training.capture import capture, numbers_of, shape_of
+from vaelid.training.capture import capture, loss_of, numbers_of, shape_of
 from vaelid.training.flat import FlatParameters
 from vaelid.training.surroundings import own_randomness
 from vaelid.vae import VAE
@@ -59,9 +60,7 @@ class Eager:
 
     def __call__(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
         """Loss, in nats per image, and Euclidean norm of its gradient: two scalar tensors."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16):
-            bound = objective(self.model(x, objective.samples))
-        loss = -bound.mean()
+        loss = loss_of(self.model, x, objective, self.bfloat16)
         self.weights.forget_gradients()
         loss.backward()
         return loss.detach(), self.weights.gather_gradients()
@@ -126,7 +125,13 @@ class Compile(Graph):
         return partial(compiled, *weights) if on_cpu else cuda_graph(partial(compiled, *weights), inputs)
 
 
-ENGINES: dict[str, type[Eager]] = {"eager": Eager, "graph": Graph, "compile": Compile}
+class Vectorized(Eager):
+    """A member of a study whose steps are made together with those of others (``training.together``); alone it is eager."""
+
+    name = "vectorized"
+
+
+ENGINES: dict[str, type[Eager]] = {"eager": Eager, "graph": Graph, "compile": Compile, "vectorized": Vectorized}
 AUTO = "auto"
 #: Engines that give the same bits on a CPU.
 SAME_BITS = ("eager", "graph")
@@ -157,6 +162,8 @@ def choose(asked: str, eager: Eager, x: Tensor, objective: Objective, steps: int
     """
     if asked == "eager":
         return Choice(eager, "asked for")
+    if asked == Vectorized.name:
+        return Choice(Vectorized(eager.model, eager.weights, eager.bfloat16), "asked for")
     if asked == AUTO and own_code:
         return Choice(eager, "parts of your own may do what a recording does not see")
     if asked == AUTO and steps < _MANY_STEPS:

@@ -57,12 +57,11 @@ class FlatParameters:
         self.flat = nn.Parameter(torch.zeros(total, dtype=like.dtype, device=like.device))
         self.grad = torch.zeros_like(self.flat)
         self.flat.grad = self.grad
-        self._gradients = []
-        for p, start in zip(self.parameters, starts, strict=True):
-            piece = slice(start, start + p.numel())
+        self.pieces = [slice(start, start + p.numel()) for p, start in zip(self.parameters, starts, strict=True)]
+        self._gradients = [self.grad[piece].view_as(p) for p, piece in zip(self.parameters, self.pieces, strict=True)]
+        for p, piece in zip(self.parameters, self.pieces, strict=True):
             self.flat.data[piece] = p.data.flatten()
             p.data = self.flat.data[piece].view_as(p)
-            self._gradients.append(self.grad[piece].view_as(p))
         self._factors: dict[Tensor, Factors] = {}  # by weight
         for layer in [layer for layer in layers if layer.weight.requires_grad and layer.bias is not None]:  # layers may share
             # Without a bias, nothing would ask for D of a first layer.
@@ -86,19 +85,9 @@ class FlatParameters:
         by_name = dict(zip([n for n, t in zip(self.names, stand_ins, strict=True) if t.requires_grad], found, strict=True))
         return [self._factors.pop(p, by_name.get(n)) for n, p in zip(self.names, self.parameters, strict=True)]
 
-    @torch.no_grad()
     def put(self, gradients: Sequence[Gradient]) -> Tensor:
         """Write one gradient per parameter, as a tensor or in factors, into ``flat.grad``; returns their norm, a scalar."""
-        norms = []
-        for gradient, place in zip(gradients, self._gradients, strict=True):
-            if isinstance(gradient, Tensor):
-                place.copy_(gradient)
-            elif gradient is not None:
-                _multiply(gradient, place)
-            else:
-                place.zero_()  # a part that took no part in this loss
-            norms.append(torch.linalg.vector_norm(place))
-        return torch.linalg.vector_norm(torch.stack(norms))
+        return write_gradients(gradients, self._gradients)
 
     @torch.no_grad()
     def clip(self, norm: Tensor, most: float) -> None:
@@ -110,6 +99,15 @@ class FlatParameters:
         elif float(norm) > most:
             self.grad.mul_(most / float(norm))
 
+    def move(self, flat: Tensor, grad: Tensor) -> None:
+        """Let weights and gradients live in these vectors from now on; their values go along."""
+        flat.copy_(self.flat.detach())
+        grad.copy_(self.grad)
+        self.flat.data, self.flat.grad, self.grad = flat, grad, grad
+        for p, piece in zip(self.parameters, self.pieces, strict=True):
+            p.data = flat[piece].view_as(p)
+        self._gradients = [grad[piece].view_as(p) for p, piece in zip(self.parameters, self.pieces, strict=True)]
+
     def _await_gradient(self, weight: Tensor, _layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if output.requires_grad:
             output.register_hook(partial(self._note, weight, inputs[0].detach()))
@@ -118,12 +116,31 @@ class FlatParameters:
         self._factors.setdefault(weight, []).append((x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])))
 
 
+@torch.no_grad()
+def write_gradients(gradients: Sequence[Gradient], places: Sequence[Tensor], models: int = 0) -> Tensor:
+    """Write one gradient per parameter into its place; returns the norm of all of them, a scalar.
+
+    Args:
+        models: of so many models at once, each tensor with their dimension in front; the norms are then ``(models,)``
+    """
+    norms = []
+    for gradient, place in zip(gradients, places, strict=True):
+        if isinstance(gradient, Tensor):
+            place.copy_(gradient)
+        elif gradient is not None:
+            _multiply(gradient, place)
+        else:
+            place.zero_()  # a part that took no part in this loss
+        norms.append(torch.linalg.vector_norm(place.flatten(1), dim=1) if models else torch.linalg.vector_norm(place))
+    return torch.linalg.vector_norm(torch.stack(norms), dim=0)
+
+
 def _multiply(factors: Factors, place: Tensor) -> None:
     """place ← D^T X, summed over all calls of the layer."""
     (x, gradient), *others = factors
     if others:  # called more than once in one loss
-        x, gradient = torch.cat([x, *(x for x, _ in others)]), torch.cat([gradient, *(d for _, d in others)])
+        x, gradient = (torch.cat([first, *more], dim=-2) for first, *more in zip(*factors, strict=True))
     if gradient.dtype == place.dtype:
-        torch.mm(gradient.T, x, out=place)
+        torch.matmul(gradient.mT, x, out=place)
     else:  # under autocast: as short as autograd would multiply
-        place.copy_(torch.mm(gradient.T, x.to(gradient.dtype)))
+        place.copy_(gradient.mT @ x.to(gradient.dtype))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vaelid.errors import Diverged, Interrupted
+from vaelid.objectives import Objective
 from vaelid.progress import Reporter
 from vaelid.randomness import permutation
 from vaelid.training.state import Training, update_average
@@ -105,41 +106,82 @@ def fit(training: Training, reporter: Reporter, stop_asked: Callable[[], bool], 
         raise
 
 
-def train_epoch(training: Training, reporter: Reporter, stop_asked: Callable[[], bool], pace: Pace) -> bool:
-    """The rest of the epoch under way; False when it was broken off by ``stop_asked()``."""
-    settings, state, model = training.settings, training.state, training.model
-    order = permutation(len(training.data.train), settings.seed, state.epoch).to(training.data.train.device)
-    total, tally = settings.epochs * training.batches, Tally(training)
-    model.train()
-    begun = time.perf_counter()
-    while state.batch < training.batches:
-        positions = order[state.batch * settings.batch_size :][: settings.batch_size]
-        x = training.data.train.batch(positions, state.epoch, settings.seed)
-        objective = training.objective.at(state.epoch + state.batch / training.batches)
-        training.lr = training.optimizer.defaults["lr"] * training.schedule.factor(state.step, total, state.epoch)
+class Epoch:
+    """The epoch under way: what its batches are, and what is done with the gradients of each."""
 
-        loss, norm = training.engine(x, objective)
-        tally.add(loss, norm, len(x))
+    def __init__(self, training: Training) -> None:
+        settings, train = training.settings, training.data.train
+        self.training, self.tally = training, Tally(training)
+        self.order = permutation(len(train), settings.seed, training.state.epoch).to(train.device)
+        training.model.train()
+
+    @property
+    def positions(self) -> Tensor:
+        """Which training images the next step is about, ``(B,)``."""
+        size = self.training.settings.batch_size
+        return self.order[self.training.state.batch * size :][:size]
+
+    @property
+    def objective(self) -> Objective:
+        """What the next step is to raise."""
+        state = self.training.state
+        return self.training.objective.at(state.epoch + state.batch / self.training.batches)
+
+    def update(self, loss: Tensor, norm: Tensor, images: int) -> None:
+        """Make the step whose gradients are in place.
+
+        Raises:
+            Diverged: if loss or gradient is not finite.
+        """
+        training, settings, state = self.training, self.training.settings, self.training.state
+        total = settings.epochs * training.batches
+        training.lr = training.optimizer.defaults["lr"] * training.schedule.factor(state.step, total, state.epoch)
+        self.tally.add(loss, norm, images)
         training.weights.clip(norm, settings.clip_norm)
         training.optimizer.step()
-        if training.average is not model:
-            update_average(training.average, model, settings.ema)
-
+        if training.average is not training.model:
+            update_average(training.average, training.model, settings.ema)
         state.batch += 1
         state.step += 1
-        reporter.advance(1, words(training, tally.loss))
+
+
+def train_epoch(training: Training, reporter: Reporter, stop_asked: Callable[[], bool], pace: Pace) -> bool:
+    """The rest of the epoch under way; False when it was broken off by ``stop_asked()``."""
+    state, epoch, clock = training.state, Epoch(training), Clock(training)
+    while state.batch < training.batches:
+        x = training.data.train.batch(epoch.positions, state.epoch, training.settings.seed)
+        loss, norm = training.engine(x, epoch.objective)  # loss = −bound.mean(); the gradients are in training.weights.grad
+        epoch.update(loss, norm, len(x))
+
+        reporter.advance(1, words(training, epoch.tally.loss))
         if stop_asked():
-            tally.settle()
-            state.seconds += time.perf_counter() - begun
+            epoch.tally.settle()
+            clock.stop()
             return False
         if state.batch < training.batches and pace.due():
-            tally.settle()
-            state.seconds += time.perf_counter() - begun
+            epoch.tally.settle()
+            clock.stop()
             pace.save(training)
-            begun = time.perf_counter()
-    tally.settle()
-    state.seconds += time.perf_counter() - begun
+            clock.start()
+    epoch.tally.settle()
+    clock.stop()
     return True
+
+
+class Clock:
+    """Adds the seconds between start and stop to the epoch's."""
+
+    def __init__(self, training: Training) -> None:
+        self.state = training.state
+        self.start()
+
+    def start(self) -> None:
+        """Count from now."""
+        self.begun = time.perf_counter()
+
+    def stop(self, members: int = 1) -> None:
+        """Book the time since the start; one that ``members`` shared is divided among them."""
+        self.state.seconds += (time.perf_counter() - self.begun) / members
 
 
 def finish_epoch(training: Training, reporter: Reporter) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,32 +65,57 @@ def train_in(folder: RunFolder, recipe: Recipe, code_from: Path, data: Data, con
         Diverged, Interrupted, MachineError: see ``loop.fit``.
     """
     with folder.lock():
-        require_room(folder)
-        first = conditions.overwrite or not folder.exists
-        numerics = (torch.get_num_threads(), DTYPE)
-        if not first:
-            require_same(folder, recipe, data, conditions.engine, conditions.init_from)
-            about = folder.require().read_json(folder.environment_file)
-            numerics = (int(about["threads"]), about.get("dtype", DTYPE))
-        with fixed_numerics(*numerics), own_randomness(recipe.training.seed), stop_on_signal() as stop_asked:
-            training = prepare(folder, recipe, data, conditions.device, code_from if first else folder.code)
-            if first:
-                start_afresh(training, recipe, code_from, conditions, reporter)
-            else:
-                go_on(training, recipe, reporter)
-            with tracked(conditions.trackers, folder, recipe.flat(), training.history, reporter) as training.track:
-                if training.outcome:
-                    training.save_kept()
-                    reporter.say(f"{folder.path} is finished: {training.outcome}. Raise --epochs or --patience to go on.")
-                else:
-                    if not first:
-                        training.engine = keep_engine(training, recipe)
-                    note_outcome(folder, "")
-                    reporter.say(LEGEND)
-                    with reporter.bar("training", recipe.training.epochs * training.batches, training.state.step):
-                        fit(training, reporter, stop_asked, conditions.checkpoint_seconds)
-            note_outcome(folder, training.outcome)
-            return training.outcome
+        with (
+            fixed_numerics(*numerics_of(folder, recipe, data, conditions)),
+            own_randomness(recipe.training.seed),
+            stop_on_signal() as stop_asked,
+            under_way(folder, recipe, code_from, data, conditions, reporter) as training,
+        ):
+            if not training.outcome:
+                reporter.say(LEGEND)
+                with reporter.bar("training", recipe.training.epochs * training.batches, training.state.step):
+                    fit(training, reporter, stop_asked, conditions.checkpoint_seconds)
+        return training.outcome
+
+
+def numerics_of(folder: RunFolder, recipe: Recipe, data: Data, conditions: Conditions) -> tuple[int, str]:
+    """Threads and type of numbers for this training: those of now, or those with which a run that is there was begun.
+
+    Raises:
+        RunError: if the folder belongs to other settings or data, or holds no run but other files.
+    """
+    require_room(folder)
+    if conditions.overwrite or not folder.exists:
+        return torch.get_num_threads(), DTYPE
+    require_same(folder, recipe, data, conditions.engine, conditions.init_from)
+    about = folder.require().read_json(folder.environment_file)
+    return int(about["threads"]), about.get("dtype", DTYPE)
+
+
+@contextmanager
+def under_way(
+    folder: RunFolder, recipe: Recipe, code_from: Path, data: Data, conditions: Conditions, reporter: Reporter
+) -> Iterator[Training]:
+    """A training, fresh or taken up where it stands, with everything that follows it; how it ends is written down at the end.
+
+    The caller holds the folder's lock, has asked :func:`numerics_of`, and has seeded torch.
+    """
+    first = conditions.overwrite or not folder.exists
+    training = prepare(folder, recipe, data, conditions.device, code_from if first else folder.code)
+    if first:
+        start_afresh(training, recipe, code_from, conditions, reporter)
+    else:
+        go_on(training, recipe, reporter)
+    with tracked(conditions.trackers, folder, recipe.flat(), training.history, reporter) as training.track:
+        if training.outcome:
+            training.save_kept()
+            reporter.say(f"{folder.path} is finished: {training.outcome}. Raise --epochs or --patience to go on.")
+        else:
+            if not first:
+                training.engine = keep_engine(training, recipe)
+            note_outcome(folder, "")
+        yield training
+    note_outcome(folder, training.outcome)
 
 
 def prepare(folder: RunFolder, recipe: Recipe, data: Data, device: torch.device, code: Path) -> Training:
