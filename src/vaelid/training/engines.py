@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from statistics import median
 
 import torch
@@ -115,8 +116,7 @@ class Compile(Graph):
         on_cpu = not inputs[0].is_cuda
         try:
             with warnings.catch_warnings(action="ignore"):  # torch's about its own insides
-                import torch._inductor as inductor  # seconds, so only where it is asked for
-
+                inductor = import_module("torch._inductor")  # takes seconds, so only where it is asked for
                 # A wrapper in C++ around the loops: in Python it would take longer than some of them.
                 compiled = inductor.compile(graph, [*weights, *inputs], options={"cpp_wrapper": on_cpu})
         except Exception as error:  # whatever the compiler of this machine raises

@@ -177,7 +177,7 @@ def _generators_as_they_were(members: Sequence[Member]) -> Iterator[None]:
 
 
 def fit_together(joint: Joint, stop_asked: Callable[[], bool], watch: Callable[[], object]) -> None:
-    """Train the members of ``joint`` until every member is over or broken off; what became of each is in ``Member.error`` and its training's ``outcome``.
+    """Train the members of ``joint`` until all are over; what became of each is in ``Member.error`` and its ``outcome``.
 
     Args:
         stop_asked: once it is true, every member is saved after the step under way, and left
