@@ -111,7 +111,8 @@ def render(rows: list[str], options: argparse.Namespace) -> str:
         [
             "# Members of a study, trained together",
             "",
-            f"Digits, batches of 32, loss and gradients, ms per member and step; {options.repeats} turns of {options.steps} steps: median [min–max].",
+            "Digits, batches of 32: loss and gradients, ms per member and step; "
+            f"{options.repeats} turns of {options.steps} steps, median [min–max].",
             "",
             "| networks | members | together | graph, in turn | eager, in turn | graph : together | eager : together |",
             "|---|---|---|---|---|---|---|",
