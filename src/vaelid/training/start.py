@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from torch import nn
 from vaelid import kernels
 from vaelid.build import build_model, build_objective, build_optimizer, build_schedule
 from vaelid.data import Data, Shades
-from vaelid.errors import DataError, MachineError, PartError, RunError, SupportError, VaelidError
+from vaelid.errors import DataError, Diverged, MachineError, PartError, RunError, SupportError, VaelidError
 from vaelid.evaluation.likelihood import PosteriorDraws
-from vaelid.folder import RunFolder, write_atomic
+from vaelid.folder import DIVERGED, RunFolder, write_atomic
 from vaelid.likelihoods import Likelihood
 from vaelid.progress import Reporter
 from vaelid.recipe import Recipe
@@ -80,9 +81,19 @@ def train_in(folder: RunFolder, recipe: Recipe, code_from: Path, data: Data, con
                     note_outcome(folder, "")
                     reporter.say(LEGEND)
                     with reporter.bar("training", recipe.training.epochs * training.batches, training.state.step):
-                        fit(training, reporter, stop_asked, conditions.checkpoint_seconds)
+                        carry_on(training, reporter, stop_asked, conditions.checkpoint_seconds)
             note_outcome(folder, training.outcome)
             return training.outcome
+
+
+def carry_on(training: Training, reporter: Reporter, stop_asked: Callable[[], bool], checkpoint_seconds: float) -> None:
+    """Train to the end; a divergence is written down as what ended it. The same command still tries again from the checkpoint."""
+    try:
+        fit(training, reporter, stop_asked, checkpoint_seconds)
+    except Diverged as error:
+        with suppress(MachineError):  # the divergence is the news, not a disk that refuses a note of it
+            note_outcome(training.folder, f"{DIVERGED}: {error.problem}")
+        raise
 
 
 def prepare(folder: RunFolder, recipe: Recipe, data: Data, device: torch.device, code: Path) -> Training:
