@@ -33,6 +33,8 @@ __all__ = ["Conditions", "choose_device", "own_randomness", "train_in"]
 
 #: How many training images the parts may look at before training (output bias, k-means).
 _FIRST_LOOK = 10_000
+#: Real pixels beyond ± this are far from the scale of standardized ones.
+_FAR = 10.0
 #: From so many weights on, compiled loops are worth their second at the start.
 _MANY_WEIGHTS = 2**18
 
@@ -70,6 +72,7 @@ def train_in(folder: RunFolder, recipe: Recipe, code_from: Path, data: Data, con
         with fixed_numerics(*numerics), own_randomness(recipe.training.seed), stop_on_signal() as stop_asked:
             training = prepare(folder, recipe, data, conditions.device, code_from if first else folder.code)
             if first:
+                warn_of_range(training, recipe, reporter)
                 start_afresh(training, recipe, code_from, conditions)
             else:
                 go_on(training, recipe, reporter)
@@ -137,6 +140,19 @@ def start_afresh(training: Training, recipe: Recipe, code_from: Path, conditions
     # From now on every start resumes: the look at the data is over for good. With the recipe the folder is a run.
     training.checkpoint()
     write_atomic(folder.recipe_file, recipe.to_toml().encode())
+
+
+def warn_of_range(training: Training, recipe: Recipe, reporter: Reporter) -> None:
+    """Say so where real pixels are far from the scale that networks and learning rates are made for."""
+    train = training.data.train
+    if train.support.name != "real":
+        return
+    seen = Shades.of(train)
+    if max(abs(seen.black), abs(seen.white)) > _FAR:
+        reporter.say(
+            f"warning: pixels are real numbers from {seen.black:g} to {seen.white:g}: on that scale training may diverge, "
+            f"and {recipe.likelihood.name} gives densities. Scale them to [0, 1]; or save whole gray values as uint8."
+        )
 
 
 def go_on(training: Training, recipe: Recipe, reporter: Reporter) -> None:
