@@ -13,12 +13,12 @@ import pytest
 
 import vaelid
 import vaelid.publishing
-from report_helpers import Parsed, add_scores, changed, small_study, whole
+from report_helpers import Parsed, add_audit, add_scores, changed, small_study, whole
 from tiny_runs import Program, evaluated, trained
 from vaelid.errors import CheckFailed, MachineError, RunError, UserError
 from vaelid.parts import KINDS
 from vaelid.reporting.page.facts import read_run
-from vaelid.reporting.page.tables import certificates
+from vaelid.reporting.page.tables import certificates, headline
 from vaelid.reporting.page.theory import block, known
 from vaelid.run import Run
 
@@ -111,9 +111,28 @@ def test_the_figures_are_those_of_the_folder(tmp_path: Path) -> None:
     assert "upper bound on the true NLL in expectation" in text
     assert f"distortion {found['neg_elbo']['distortion']:.2f} + rate {found['neg_elbo']['rate']:.2f}" in text
     assert "FD-classifier 20, between 3 (other real images) and 70 (independent pixels)" in text
-    assert "2 findings, judged together by Holm's procedure at a family-wise error of 0.1 %" in text
+    assert "2 hypotheses, judged together by Holm's procedure at a family-wise error of 0.1 %" in text
+    assert "2 hypotheses tested, none failed" in text
+    kl, rate = sum(found["kl_per_dimension"]), found["neg_elbo"]["rate"]
+    assert f"They sum to {kl:.1f} nats; the rate is {rate:.1f}." in text
+    assert f"with K = {found['nll']['samples']}, which errs upward" in text
     for section, values in run.recipe.to_dict().items():
         assert section in text or not values
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        (("pass", "pass", "skipped"), "2 hypotheses tested, none failed; 1 skipped"),
+        (("fail", "pass", "undecided"), "3 hypotheses tested, 1 failed; 1 undecided"),
+        (("pass",), "1 hypothesis tested, none failed"),
+    ],
+)
+def test_the_tile_of_the_audit_says_how_many_were_tested(verdicts: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    run = whole(tmp_path)
+    add_audit(run.folder, *verdicts)
+    [tile] = [about for name, _, about in headline(read_run(run.folder.path)) if name == "audit"]
+    assert tile == said
 
 
 def test_the_numbers_behind_the_charts_are_written(tmp_path: Path) -> None:
@@ -134,8 +153,7 @@ def test_what_is_missing_is_named_with_its_command(tmp_path: Path) -> None:
     text = page(path).text
     for verb in ("evaluate", "audit", "score"):
         assert f"vaelid {verb} '{path}'" in text
-    for what in ("evaluation", "audit", "scores"):
-        assert f"Not measured: {what} (not done yet)." in text
+    assert "Not measured: evaluation, audit, scores (not done yet)." in text
     assert "That cannot be said yet: not measured are evaluation, audit, scores" in text
     assert not (path / "results.json").exists(), "--as-is measures nothing"
 
@@ -169,7 +187,7 @@ def test_a_run_without_an_epoch_has_a_page(tmp_path: Path) -> None:
     parsed = page(run.folder.path)
     assert_well_formed(parsed)
     assert "No epoch was finished: there is nothing to judge." in parsed.text
-    assert "Not measured: evaluation (the run has no trained weights yet)." in parsed.text
+    assert "Not measured: evaluation, audit, scores (the run has no trained weights yet)." in parsed.text
 
 
 def test_names_are_text_and_no_markup(tmp_path: Path) -> None:
@@ -296,7 +314,7 @@ def test_a_study_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
     parsed = page(study.path)
     assert_well_formed(parsed)
     assert "6 of 6 members are not done: the same study command goes on." in parsed.text
-    assert "No member has trained weights yet" in parsed.text
+    assert "No member has finished an epoch yet" in parsed.text
 
 
 def test_no_pdf_without_a_browser_and_no_work_before_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,13 @@ from PIL import Image
 
 import vaelid
 import vaelid.run
-from tiny_runs import TINY, evaluated, no_figures, pixels, trained
+from tiny_runs import TINY, Program, evaluated, no_figures, pixels, trained
+from training_helpers import Notes
 from vaelid.errors import DataError, Diverged, Interrupted, MachineError, PartError, RunError, SettingError, UserError
 from vaelid.posteriors import GaussianPosterior
 from vaelid.recipe import read_recipe
 from vaelid.run import Run, carry_out
+from vaelid.training.begin import note_outcome
 from vaelid.training.request import base_recipe, request
 from vaelid.vae import VAE
 
@@ -126,7 +128,20 @@ def test_divergence_leaves_a_run_that_can_be_shown(tmp_path: Path) -> None:
     settings = {**QUICK, "optimizer.name": "sgd", "optimizer.lr": 1e30, "training.epochs": 5}
     with pytest.raises(Diverged, match="learning rate"):
         vaelid.train("digits", out=tmp_path / "run", device="cpu", settings=settings)
-    assert vaelid.open_run(tmp_path / "run").about["outcome"] != "all 5 epochs done"
+    assert vaelid.open_run(tmp_path / "run").about["outcome"].startswith("diverged: Training stopped at step ")
+
+
+def test_show_report_and_compare_say_that_a_run_diverged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, other = evaluated(tmp_path, "run"), evaluated(tmp_path, "other")
+    note_outcome(run.folder, "diverged: Training stopped at step 9 (epoch 3, lr 1): the loss became nan.")
+    program = Program(capsys)
+    assert "2 epochs in 0 s; diverged: Training stopped at step 9" in " ".join(program("show", run.folder.path).out.split())
+    compared = " ".join(program("compare", other.folder.path, run.folder.path).out.split())
+    assert f"{run.folder.path} diverged in training: its numbers are of the weights kept before that." in compared
+    assert f"{other.folder.path} diverged" not in compared
+    page = vaelid.report(run.folder.path, as_is=True).read_text("utf-8")
+    assert "Training: diverged after 2 epochs" in page
+    assert "not finished" not in page
 
 
 def test_carry_out_trains_on_the_device_asked_for(tmp_path: Path) -> None:
@@ -213,6 +228,25 @@ def test_limit_takes_the_first_images(tmp_path: Path) -> None:
     whole = run.folder.read_arrays(run.folder.results / "test.npz")
     assert run.evaluate(samples=20, elbo_samples=3, limit=7)["images"] == 7
     np.testing.assert_allclose(run.folder.read_arrays(run.folder.results / "test.npz")["nll"], whole["nll"][:7], atol=1e-3)
+
+
+def test_a_second_evaluation_says_why(tmp_path: Path) -> None:
+    run, notes = evaluated(tmp_path), Notes()
+    kept = run.folder.results_file.read_bytes()
+    for words, how in {
+        "its result stands in": {},
+        "of K = 20": {"samples": 5},
+        "of other images (30)": {"limit": 7},
+        "of 3 draws for −ELBO, seed 0": {"elbo_samples": 4, "seed": 1},
+    }.items():
+        notes.said.clear()
+        run.evaluate(**{"samples": 20, "elbo_samples": 3, **how}, reporter=notes)  # type: ignore[arg-type]
+        [said] = [said for said in notes.said if "evaluated again" in said]
+        assert words in said
+        run.folder.results_file.write_bytes(kept)
+    notes.said.clear()
+    run.evaluate("validation", samples=5, elbo_samples=2, reporter=notes)
+    assert not [said for said in notes.said if "again" in said], "this one is the first"
 
 
 def test_a_quick_look_costs_no_better_result(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from vaelid.reporting.page.facts import AUDIT, EVALUATION, SCORING, RunFacts
 from vaelid.reporting.page.panels import Panel
 from vaelid.reporting.page.study import StudyFacts, member_words, study_headline, study_remarks
 from vaelid.sweeps import words
+from vaelid.sweeps.ledger import trials_told
 
 #: Sections of a run's page by anchor, in order.
 MEASURED = {
@@ -43,6 +44,8 @@ STUDY_SECTIONS = {
     "effects": "Effects of the settings",
 }
 _RUN_OF_STUDY = {"run": "The run shown", **MEASURED}
+#: What needs no weights.
+_WITHOUT_WEIGHTS = ("run", "training", "questions", "settings", "provenance")
 
 
 @dataclass(frozen=True)
@@ -63,24 +66,24 @@ def study_page(study: StudyFacts) -> Page:
     """The page of a study, with the run of its chosen combination."""
     run, members = study.run, study.summary.members
     view: dict[str, Any] = {} if run is None else _about_run(run)
-    said, effects = study_panels.words_of(study), [study_panels.effect_words(effect) for effect in study.effects]
+    said, effects = study_panels.words_of(study), [study_panels.effect_words(study, effect) for effect in study.effects]
     view |= {
         "title": study.name,
         "lead": _lead(study),
-        "anchors": {**STUDY_SECTIONS, **({} if run is None else _RUN_OF_STUDY)},
+        "anchors": {**STUDY_SECTIONS, **_sections_of(run)},
         "study": study,
         "run": run,
-        "run_lead": "" if run is None else f"{run.name}: {answers.what_it_is(run)}",
+        "run_lead": "" if run is None else f"{run.name}: {answers.what_it_is(run)}{_instead(study)}",
         "study_headline": study_headline(study),
         "study_findings": [*study_panels.found_in_words(study), *effects],
         "study_remarks": study_remarks(study),
         "curves": study_panels.curve_panels(study),
-        "ranking": study_panels.combinations_table(study),
+        "ranking": study_panels.ranking_table(study),
         "test": study_panels.test_table(study),
         "members": study_panels.members_table(study),
         "words": said,
         "member_words": [(name, member_words(seen), seen.member.message) for name, seen in members.items()],
-        "effects": [(study_panels.effect_table(effect), study_panels.effect_panel(effect)) for effect in study.effects],
+        "effects": [(study_panels.effect_table(study, e), study_panels.effect_panel(study, e)) for e in study.effects],
         "effect_words": effects,
         "stable": " ".join(f"{name}: {text}." for name, text in study_panels.stability_of(study)),
     }
@@ -169,9 +172,28 @@ def _placed(view: Mapping[str, Any]) -> Iterator[tuple[Path, Panel]]:
 
 def _lead(study: StudyFacts) -> str:
     ledger = study.ledger
+    if ledger.search:
+        space = "; ".join(f"{name}: {axis}" for name, axis in ledger.search["space"].items())
+        told = f"A search, {trials_told(ledger.search)}; each from fresh weights and with the same seed"
+        return f"{told}. What is searched: {space}; pruner: {ledger.search['pruner']}."
     axes = "; ".join(f"{axis}: {', '.join(map(str, values))}" for axis, values in ledger.grid.items()) or "nothing but the seed"
     seeds = f"{len(ledger.seeds)} seed{'' if len(ledger.seeds) == 1 else 's'}"
     return f"{len(ledger.members)} trainings from fresh weights, {seeds} each. What is varied: {axes}."
+
+
+def _sections_of(run: RunFacts | None) -> dict[str, str]:
+    """The sections of the run that a study's page shows: of one without weights, those that need none."""
+    if run is None:
+        return {}
+    return {name: title for name, title in _RUN_OF_STUDY.items() if run.has_weights or name in _WITHOUT_WEIGHTS}
+
+
+def _instead(study: StudyFacts) -> str:
+    """Why the run shown is none of the chosen combination, where one was chosen."""
+    chosen = study.ledger.combinations.get(study.chosen or "", [])
+    if not chosen or study.run is None or study.run.name in [member.name for member in chosen]:
+        return ""
+    return f" It is shown because no weights of the chosen {study.chosen} are in the study's folder."
 
 
 def _sentence(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from vaelid.reporting.page.facts import RunFacts, read_run
 from vaelid.reporting.page.remarks import TONES, Remark
+from vaelid.reporting.studies import tried
 from vaelid.sweeps import words
 from vaelid.sweeps.curves import FINISHED
 from vaelid.sweeps.effects import Effect, effects
@@ -22,7 +23,7 @@ class StudyFacts:
     """A study's folder, read.
 
     Attributes:
-        run: the first finished member of the chosen combination, as a run; else the best that has weights; None without any
+        run: the member that ``shown_member`` names, as a run; None without any
     """
 
     summary: Summary
@@ -55,15 +56,18 @@ class StudyFacts:
 
 
 def shown_member(summary: Summary) -> str | None:
-    """Which member a page shows as a run: of the chosen combination, else the one with the lowest validation −ELBO."""
+    """Which member a page shows as a run: one with weights before one without, and of the chosen combination before any other.
+
+    Of several the first of the chosen combination, else the one with the lowest validation −ELBO; None if none has begun.
+    """
     chosen = summary.ledger.selection.get("chosen")
-    fit = [
-        name
-        for name, seen in summary.members.items()
-        if seen.kept is not None and summary.folder.member(name).weights_file.is_file()
-    ]
-    ours = [name for name in fit if summary.members[name].member.combination == chosen]
-    return next(iter(ours or sorted(fit, key=lambda name: summary.members[name].kept or 0.0)), None)
+    fit = {name: seen.kept for name, seen in summary.members.items() if seen.kept is not None}
+
+    def rank(name: str) -> tuple[bool, bool, float]:
+        ours = summary.members[name].member.combination == chosen
+        return not summary.folder.member(name).weights_file.is_file(), not ours, 0.0 if ours else fit[name]
+
+    return min(fit, key=rank, default=None)
 
 
 def read_study(path: Path | str, problems: Mapping[str, str] | None = None) -> StudyFacts:
@@ -102,10 +106,8 @@ def _choice(study: StudyFacts) -> list[Remark]:
     selection = study.ledger.selection
     if not selection:
         return [Remark("warn", "Nothing is chosen before all trainings have ended.", "choice")]
-    said = [
-        Remark("warn", f"Left out of the choice: {name} ({why}).", "choice")
-        for name, why in selection.get("left_out", {}).items()
-    ]
+    left_out = {} if study.ledger.search else selection.get("left_out", {})  # of a search, their number is told on top
+    said = [Remark("warn", f"Left out of the choice: {name} ({why}).", "choice") for name, why in left_out.items()]
     if selection["chosen"] is None:
         return [*said, Remark("bad", f"Nothing is chosen: {selection['reason']}.", "choice")]
     return said + _margin(selection)
@@ -169,19 +171,37 @@ def _looks(study: StudyFacts) -> list[Remark]:
     return []
 
 
+def _weights(study: StudyFacts) -> list[Remark]:
+    """Members of which only the small files are here: what needs a model cannot be shown."""
+    if study.run is None or study.run.has_weights:
+        return []
+    text = (
+        "No member's trained weights are in this folder, so its images, audit and sample quality cannot be measured here; what "
+        "the curves say, and the choice, need none."
+    )
+    return [Remark("note", text, "run")]
+
+
 Rule = Callable[[StudyFacts], Sequence[Remark]]
-RULES: tuple[Rule, ...] = (_endings, _choice, _verdicts, _undecided, _looks, _edges)
+RULES: tuple[Rule, ...] = (_endings, _choice, _verdicts, _undecided, _looks, _edges, _weights)
 
 
 def study_headline(study: StudyFacts) -> list[tuple[str, str, str]]:
     """The figures that stand on top: name, value, and what it is."""
     members = study.ledger.members.values()
     finished = sum(member.status == FINISHED for member in members)
-    tiles = [("members finished", f"{finished} of {len(members)}", f"{len(study.ledger.combinations)} combinations")]
+    search = study.ledger.search
+    if search:
+        tiles = [("trials finished", f"{finished} of {search['trials']}", ", ".join(_ended(search)))]
+    else:
+        tiles = [("members finished", f"{finished} of {len(members)}", f"{len(study.ledger.combinations)} combinations")]
     if study.chosen is None:
         return tiles
     interval = kept_interval(study.summary.combinations[study.chosen])
-    tiles.insert(0, ("chosen", study.chosen, "by the lowest mean validation −ELBO"))
+    [first, *_] = study.ledger.combinations[study.chosen]
+    tried_values = ", ".join(f"{key}={value}" for key, value in tried(first).items()) if search else ""
+    about = tried_values or "by the lowest mean validation −ELBO"
+    tiles.insert(0, ("chosen", study.chosen, about))
     if interval is not None:
         half = f" ± {interval.half:.2f}" if interval.half is not None else ""
         about = f"mean of {interval.seeds} seeds, 95 % t-interval" if half else "one seed: no interval"
@@ -192,6 +212,10 @@ def study_headline(study: StudyFacts) -> list[tuple[str, str, str]]:
         about = f"mean over {len(values)} seeds, K = {looked[-1]['samples']:,}" if len(values) > 1 else looked[0]["nll"]["name"]
         tiles.append(("nll, test", f"{sum(values) / len(values):.2f}", about))
     return tiles
+
+
+def _ended(search: Mapping[str, Any]) -> list[str]:
+    return [f"{count} {status}" for status, count in search["ended"].items() if status != FINISHED] or ["none otherwise"]
 
 
 def member_words(seen: Seen) -> list[tuple[str, str]]:
