@@ -75,9 +75,7 @@ def train_epoch(training: Training, reporter: Reporter, stop_asked: Callable[[],
     autocast = settings.precision == "bfloat16"
     model.train()
     begun = time.perf_counter()
-    while state.batch < training.batches:
-        positions = order[state.batch * settings.batch_size :][: settings.batch_size]
-        x = training.data.train.batch(positions, state.epoch, settings.seed)
+    for x in training.data.train.batches(order.split(settings.batch_size)[state.batch :], state.epoch, settings.seed):
         objective = training.objective.at(state.epoch + state.batch / training.batches)
         training.lr = training.optimizer.defaults["lr"] * training.schedule.factor(state.step, total, state.epoch)
 
