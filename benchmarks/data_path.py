@@ -62,9 +62,10 @@ CONTESTANTS = {
 
 @dataclass
 class Turns:
-    """Images per second of one contestant, training and only reading; and how its memory grew while it trained, in MB."""
+    """Of one contestant: images per second of training, on the wall and of processor time, and of reading alone; MB."""
 
     training: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
     reading: list[float] = field(default_factory=list)
     anonymous: list[float] = field(default_factory=list)
 
@@ -77,10 +78,9 @@ def main() -> None:
         found = {name: Turns() for name in CONTESTANTS}
         for turn in range(options.repeats):
             for name in CONTESTANTS:
-                reading, training, grown = in_a_process(name, path, turn, options)
-                found[name].reading.append(reading)
-                found[name].training.append(training)
-                found[name].anonymous.append(grown)
+                told, turns = in_a_process(name, path, turn, options), found[name]
+                for values, value in zip((turns.reading, turns.anonymous, turns.training, turns.processor), told, strict=True):
+                    values.append(value)
     page = report(found, options)
     print(page)
     options.out.write_text(page, encoding="utf-8")
@@ -92,8 +92,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--gigabytes", type=float, default=5.0, help="size of the file (default: %(default)s)")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where it is put (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=128, help="images per step (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=60, help="training steps per turn (default: %(default)s)")
-    parser.add_argument("--batches", type=int, default=300, help="batches per turn that are only read (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=40, help="training steps per turn (default: %(default)s)")
+    parser.add_argument("--batches", type=int, default=200, help="batches per turn that are only read (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each contestant (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=RESULT, help="page to write (default: results/data_path.md)")
@@ -111,32 +111,32 @@ def write_images(path: Path, count: int) -> None:
         os.fsync(file.fileno())
 
 
-def in_a_process(name: str, path: Path, turn: int, options: argparse.Namespace) -> tuple[float, float, float]:
+def in_a_process(name: str, path: Path, turn: int, options: argparse.Namespace) -> tuple[float, ...]:
     """One turn of one contestant; nothing of it stays behind."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=serve, args=(name, path, turn, options, theirs), daemon=True)
     process.start()
     theirs.close()  # so that a contestant that dies is an error here, and not a wait
-    result: tuple[float, float, float] = ours.recv()
+    result: tuple[float, ...] = ours.recv()
     process.join()
     return result
 
 
 def serve(name: str, path: Path, turn: int, options: argparse.Namespace, pipe: Connection) -> None:
-    """A contestant's process: images per second of reading and of training, and MB by which anonymous memory grew meanwhile."""
+    """A contestant's process: one turn, told as ``Turns`` lists it, reading first."""
     torch.set_num_threads(options.threads)
     contestant = CONTESTANTS[name]
     if not contestant.reader:
         do_without_reader()
     fill_or_empty_cache(path, contestant.cached)
     data = data_of(path, contestant.memory)
-    reading = read_only(data, turn, options)
+    reading, grown = read_only(data, turn, options)
     if not contestant.cached:
         del data  # pages that are mapped cannot be dropped
         fill_or_empty_cache(path, cached=False)
         data = data_of(path, memory=False)
-    pipe.send((reading, *train(data, turn, options)))
+    pipe.send((reading, grown, *train(data, turn, options)))
 
 
 def data_of(path: Path, memory: bool) -> Data:
@@ -167,27 +167,27 @@ def fill_or_empty_cache(path: Path, cached: bool) -> None:
             pass
 
 
-def read_only(data: Data, turn: int, options: argparse.Namespace) -> float:
-    """Images per second when batches are only handed out."""
+def read_only(data: Data, turn: int, options: argparse.Namespace) -> tuple[float, float]:
+    """Images per second when batches are only handed out, and by how many MB anonymous memory grew in the second half."""
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(100 + turn))
     positions = order.split(options.batch_size)[: options.batches]
-    begun = time.perf_counter()
-    for _ in data.train.batches(positions):
-        pass
-    return sum(map(len, positions)) / (time.perf_counter() - begun)
+    begun, half = time.perf_counter(), 0.0
+    for number, _ in enumerate(data.train.batches(positions)):
+        if number == len(positions) // 2:
+            half = anonymous_megabytes()
+    return sum(map(len, positions)) / (time.perf_counter() - begun), anonymous_megabytes() - half
 
 
 def train(data: Data, turn: int, options: argparse.Namespace) -> tuple[float, float]:
-    """Images per second of vaelid's loop, and MB by which anonymous memory grew between its first steps and its last."""
+    """Images per second of vaelid's loop, on the wall and of processor time."""
     recipe = recipe_of(options).override({"training.seed": turn})
     folder = RunFolder(Path(tempfile.gettempdir()) / "never-written")
     training = prepare(folder, settle(recipe, data, Path()), data, torch.device("cpu"), Path())
-    run = stepper(training)
+    run, images_seen = stepper(training), options.steps * options.batch_size
     run(10)
-    before, begun = anonymous_megabytes(), time.perf_counter()
+    wall, processor = time.perf_counter(), time.process_time()
     run(options.steps)
-    taken = time.perf_counter() - begun
-    return options.steps * options.batch_size / taken, anonymous_megabytes() - before
+    return images_seen / (time.perf_counter() - wall), images_seen / (time.process_time() - processor)
 
 
 def stepper(training: Training) -> Callable[[int], None]:
@@ -218,8 +218,9 @@ def report(found: dict[str, Turns], options: argparse.Namespace) -> str:
     machine = describe_machine(torch.device("cpu"))
     memory = found["from memory"]
     rows = (
-        f"| {name.strip()} | {spread(t.training)} | {ratios(t.training, memory.training)} | {spread(t.reading)} "
-        f"| {ratios(t.reading, memory.reading)} | {max(t.anonymous):+.1f} |"
+        f"| {name.strip()} | {spread(t.training)} | {ratios(t.training, memory.training)} "
+        f"| {ratios(t.processor, memory.processor)} | {spread(t.reading)} | {ratios(t.reading, memory.reading)} "
+        f"| {max(t.anonymous):+.1f} |"
         for name, t in found.items()
     )
     lines = [
@@ -229,12 +230,12 @@ def report(found: dict[str, Turns], options: argparse.Namespace) -> str:
         f"shuffled order. {options.repeats} turns, each of {options.steps} training steps (64-64 hidden units) and of "
         f"{options.batches} batches that are only handed out: median [smallest–largest].",
         "",
-        "| | training, images/s | : from memory | only reading, images/s | : from memory | anonymous memory grew by, MB |",
-        "|---|---|---|---|---|---|",
+        "| | training, images/s | : from memory | … of processor time | only reading, images/s | : from memory | growth, MB |",
+        "|---|---|---|---|---|---|---|",
         *rows,
         "",
         "* Without reader: rows are touched when they are asked for, and not announced to the kernel.",
-        "* Anonymous memory: the largest growth in a turn, between the 10th training step and the last.",
+        "* Growth: of anonymous memory, the largest growth in the second half of the batches that are only handed out.",
         f"* Command: `python benchmarks/data_path.py --gigabytes {options.gigabytes:g} --batch-size {options.batch_size} --steps "
         f"{options.steps} --batches {options.batches} --repeats {options.repeats} --threads {options.threads}`",
         f"* Machine: {machine['processor']}; load average at the end {os.getloadavg()[0]:.1f}",
