@@ -10,12 +10,14 @@ each does.
 from __future__ import annotations
 
 import argparse
+import shlex
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,10 @@ CONTESTANTS: dict[str, Build] = {
     VAELID + BFLOAT16: partial(vaelid_steps, precision="bfloat16"),
     LIMIT + BFLOAT16: partial(limit_steps, dtype=torch.bfloat16),
 }
+
+
+#: What is not there without ``peers.txt``.
+PACKAGES = {PYTHAE: "pythae", LIGHTNING: "lightning"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ def main() -> None:
     timings, sizes = {}, [size_of(batch, options) for batch in options.batch_sizes]
     for size in sizes:
         asked = argparse.Namespace(**{**vars(options), "batch_size": size.batch, "steps": size.steps, "warm_up": size.warm_up})
-        timings[size.batch] = take_turns(CONTESTANTS, asked)
+        timings[size.batch] = take_turns({name: CONTESTANTS[name] for name in options.only}, asked)
         print("\n".join(table(size, timings[size.batch])), flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text("\n".join(page(sizes, timings, options)) + "\n", encoding="utf-8")
@@ -106,19 +112,24 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 128, 512, 2048], help="default: 32 128 512 2048")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each contestant (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=160, help="steps per turn at batch 32, else fewer (default: %(default)s)")
-    parser.add_argument("--warm-up", type=int, default=1500, help="steps before, at batch 32, else fewer (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=80, help="steps per turn at batch 32, else fewer (default: %(default)s)")
+    parser.add_argument("--warm-up", type=int, default=1000, help="steps before, at batch 32, else fewer (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
+    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=[*CONTESTANTS], metavar="NAME", help="default: all")
     parser.add_argument("--seed", type=int, default=0, help="of weights and noise (default: %(default)s)")
     parser.add_argument("--synthetic", action="store_true", help="random images in place of MNIST: needs no data")
     parser.add_argument("--out", type=Path, default=RESULT, help="page to write (default: results/training_peers.md)")
-    return parser.parse_args()
+    options = parser.parse_args()
+    for name, package in PACKAGES.items():
+        if any(contestant.startswith(name) for contestant in options.only) and find_spec(package) is None:
+            parser.error(f"{name} is not installed; `make bench` does it. Or name what is to be compared: --only vaelid …")
+    return options
 
 
 def size_of(batch: int, options: argparse.Namespace) -> Size:
-    """A step takes longer with more images, though not in proportion: so many fewer of them are made."""
-    share = min(1.0, (32 / batch) ** 0.75)
-    return Size(batch, max(5, round(options.steps * share)), max(5, round(options.warm_up * share)))
+    """A step takes longer with more images, though not in proportion: so many fewer of them are timed. As many images come first."""
+    share = min(1.0, 32 / batch)
+    return Size(batch, max(5, round(options.steps * share**0.75)), max(5, round(options.warm_up * share)))
 
 
 def page(sizes: list[Size], timings: dict[int, dict[str, Turns]], options: argparse.Namespace) -> Iterator[str]:
@@ -131,14 +142,16 @@ def page(sizes: list[Size], timings: dict[int, dict[str, Turns]], options: argpa
     for size in sizes:
         yield ""
         yield from table(size, timings[size.batch])
-    aims = [aim for aim in AIMS if aim.batch in timings]
+    aims = [aim for aim in AIMS if {aim.slow, aim.fast} <= timings.get(aim.batch, {}).keys()]
     if aims and options.threads == 1:
         yield from ("", "## Aims", "", "| batch | | aim | measured | reached |", "|---|---|---|---|---|")
         yield from (aim.row(timings) for aim in aims)
     yield ""
     yield f"* Command: `make bench`, which is `python benchmarks/training_peers.py {given(options)}`"
     yield from where(options.threads)
-    yield f"* Peers: pythae {version('pythae')}, Lightning {version('lightning')}"
+    for name, package in PACKAGES.items():
+        if name in options.only:
+            yield f"* {name} {version(package)}"
 
 
 def table(size: Size, timings: dict[str, Turns]) -> Iterator[str]:
@@ -152,16 +165,17 @@ def table(size: Size, timings: dict[str, Turns]) -> Iterator[str]:
     yield "|---|---|---|---|---|"
     for name, t in timings.items():
         ours = VAELID + BFLOAT16 if name.endswith(BFLOAT16) else VAELID
-        ratio = "" if name == ours else spread(ratios(timings, name, ours))
+        ratio = "" if name == ours or ours not in timings else spread(ratios(timings, name, ours))
         yield f"| {name} | {spread(t.wall, 1e3)} | {spread(t.wall, epoch)} | {ratio} | {t.memory:.0f} |"
 
 
 def given(options: argparse.Namespace) -> str:
     """The options that give this page again."""
     sizes = " ".join(map(str, options.batch_sizes))
+    only = "" if options.only == [*CONTESTANTS] else " --only " + " ".join(map(shlex.quote, options.only))
     return (
         f"--batch-sizes {sizes} --repeats {options.repeats} --steps {options.steps} --warm-up {options.warm_up} "
-        f"--threads {options.threads}{' --synthetic' if options.synthetic else ''}"
+        f"--threads {options.threads}{' --synthetic' if options.synthetic else ''}{only}"
     )
 
 

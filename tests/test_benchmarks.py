@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from vaelid import MLP, VAE, BernoulliLikelihood, FactorizedMixturePrior, GaussianPosterior
 
@@ -62,3 +63,53 @@ def test_training_epoch_runs(tmp_path: Path) -> None:
     rows = ("notebook loop : vaelid**", "vaelid : machine's limit", "matrix products alone")
     for words in (*rows, "1,563 steps", "torch " + torch.__version__):
         assert words in page.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def training_peers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(FOLDER)
+    return import_module("training_peers")
+
+
+def test_training_peers_runs_without_the_peers(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    sizes = ["--batch-sizes", "32", "64", "--steps", "5", "--repeats", "1", "--warm-up", "1"]
+    only = ["--only", "vaelid", "machine's limit", "vaelid, bfloat16", "machine's limit, bfloat16"]
+    command = [sys.executable, FOLDER / "training_peers.py", *sizes, "--synthetic", "--out", page, *only]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "## Batch 32",
+        "## Batch 64",
+        "| machine's limit, bfloat16 |",
+        "| 32 | vaelid : machine's limit | ≤ 1.6 |",
+        "--only",
+    ):
+        assert words in page.read_text(encoding="utf-8")
+
+
+def test_an_aim_is_judged_by_the_median_in_its_direction(training_peers: ModuleType) -> None:
+    timings = {32: {name: training_peers.Turns(wall=wall) for name, wall in {"a": [2.0, 4.0, 9.0], "b": [1.0, 2.0, 3.0]}.items()}}
+    rows = [
+        training_peers.Aim(32, "a", "b", factor, at_least).row(timings) for factor in (1.9, 2.1) for at_least in (True, False)
+    ]
+    assert [row.split(" | ")[-1] for row in rows] == ["yes |", "no |", "no |", "yes |"]
+    assert "| 2.00 [2.00–3.00] |" in rows[0]
+
+
+def test_an_endless_loader_goes_on_where_it_was(training_peers: ModuleType) -> None:
+    endless = import_module("training_epoch").Endless(DataLoader(range(6), batch_size=2))
+    endless.steps = 2
+    assert [batch.tolist() for batch in endless] == [[0, 1], [2, 3]]
+    endless.steps = 3
+    assert [batch.tolist() for batch in endless] == [[4, 5], [0, 1], [2, 3]]
+    assert len(endless) == 3
+
+
+def test_a_watch_keeps_its_first_stop(training_peers: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = training_peers.Watch()
+    times = iter([(5.0, 1.0), (7.0, 1.5), (50.0, 9.0)])
+    monkeypatch.setattr(training_peers.Watch, "_now", lambda *_: next(times))
+    watch.start()
+    watch.stop()
+    assert watch.read() == (2.0, 0.5)
