@@ -4,8 +4,8 @@
 
 Makes a file of ``--gigabytes`` in ``--folder`` (removed afterwards), and lets each contestant train a part of an epoch on it, in
 a process of its own: from memory; from the file, whose pages the kernel has in its cache; and from the file with an empty cache,
-as after a start of the machine or with a file larger than memory. The last two also without what vaelid does for them: rows not
-announced, batches read when they are asked for. A second table has no model in it: batches are only handed out.
+as after a start of the machine or with a file larger than memory. The last two also without what vaelid does for them: telling
+the kernel which rows come next. Half of the columns have no model in them: batches are only handed out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -24,10 +24,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from vaelid.build import settle
-from vaelid.data import Data, DataSettings, Images, Split, images, split_data
+from vaelid.data import Data, DataSettings, Images, images, split_data
 from vaelid.environment import describe_machine
 from vaelid.folder import RunFolder
 from vaelid.progress import Silent
@@ -44,19 +43,19 @@ ROW = math.prod(SHAPE)  # bytes of an image
 
 @dataclass(frozen=True)
 class Contestant:
-    """How images are read: from memory or a file, with pages of the file in memory or not, with vaelid's reader or without."""
+    """How images are read: from memory or a file, with pages of the file in memory or not, rows announced or not."""
 
     memory: bool = False
     cached: bool = True
-    reader: bool = True
+    announced: bool = True
 
 
 CONTESTANTS = {
     "from memory": Contestant(memory=True),
     "from a file in the page cache": Contestant(),
-    "… without reader": Contestant(reader=False),
+    "… not announced": Contestant(announced=False),
     "from a file, cache empty": Contestant(cached=False),
-    "… without reader ": Contestant(cached=False, reader=False),
+    "… not announced ": Contestant(cached=False, announced=False),
 }
 
 
@@ -127,8 +126,8 @@ def serve(name: str, path: Path, turn: int, options: argparse.Namespace, pipe: C
     """A contestant's process: one turn, told as ``Turns`` lists it, reading first."""
     torch.set_num_threads(options.threads)
     contestant = CONTESTANTS[name]
-    if not contestant.reader:
-        do_without_reader()
+    if not contestant.announced:
+        images.announce = lambda *_: None
     fill_or_empty_cache(path, contestant.cached)
     data = data_of(path, contestant.memory)
     reading, grown = read_only(data, turn, options)
@@ -144,16 +143,6 @@ def data_of(path: Path, memory: bool) -> Data:
     mapped = np.lib.format.open_memmap(path, mode="r")
     pixels = torch.from_numpy(np.array(mapped)) if memory else mapped
     return split_data(Images(str(path), pixels, BYTES), DataSettings(str(path), validation_images=1, test_fraction=1e-9))
-
-
-def do_without_reader() -> None:
-    """What a mapped array does by itself: rows touched when they are asked for."""
-
-    def batches(split: Split, positions: tuple[Tensor, ...], epoch: int = 0, seed: int = 0) -> Iterator[Tensor]:
-        return (split.batch(p, epoch, seed) for p in positions)
-
-    images.announce = lambda *_: None
-    Split.batches = batches  # type: ignore[method-assign,assignment]
 
 
 def fill_or_empty_cache(path: Path, cached: bool) -> None:
@@ -234,7 +223,7 @@ def report(found: dict[str, Turns], options: argparse.Namespace) -> str:
         "|---|---|---|---|---|---|---|",
         *rows,
         "",
-        "* Without reader: rows are touched when they are asked for, and not announced to the kernel.",
+        "* Not announced: rows are touched when they are asked for, as a mapped array does by itself.",
         "* Growth: of anonymous memory, the largest growth in the second half of the batches that are only handed out.",
         f"* Command: `python benchmarks/data_path.py --gigabytes {options.gigabytes:g} --batch-size {options.batch_size} --steps "
         f"{options.steps} --batches {options.batches} --repeats {options.repeats} --threads {options.threads}`",

@@ -1,11 +1,10 @@
-"""Images that stay on disk: the same batches as from memory, read ahead; errors arrive; nothing is left behind."""
+"""Images that stay on disk: the same batches as from memory, announced ahead of their use; errors arrive."""
 
 from __future__ import annotations
 
 import mmap
 import os
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,27 +12,15 @@ import pytest
 import torch
 
 from data_fixtures import settings
-from training_helpers import Notes, assert_same_run, interrupt_at, tiny, train
+from training_helpers import Notes, assert_not_called, assert_same_run, interrupt_at, tiny, train
 from vaelid.data import Data, Images, split_data
 from vaelid.data.arrays import read_array
-from vaelid.data.reading import DEPTH, THREAD, ahead, announce, file_map
+from vaelid.data.reading import AHEAD, announce, file_map, require_whole
 from vaelid.errors import DataError, Interrupted
+from vaelid.supports import levels
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 17, (300, 8, 8), dtype=np.uint8)
-
-
-def join_readers() -> None:
-    """Wait for the threads that read; each must end by itself."""
-    for thread in [t for t in threading.enumerate() if t.name.startswith(THREAD)]:
-        thread.join(timeout=20)
-        assert not thread.is_alive(), "a reading thread is left behind"
-
-
-@pytest.fixture(autouse=True)
-def no_thread_left() -> Iterator[None]:
-    yield
-    join_readers()
 
 
 def stored(path: Path, array: np.ndarray, **given: object) -> tuple[Images, Images]:
@@ -77,7 +64,7 @@ def test_the_same_batches_as_from_memory(tmp_path: Path, array: np.ndarray) -> N
             assert torch.equal(ours, theirs)
 
 
-def test_noise_belongs_to_the_image_not_to_the_reader(tmp_path: Path) -> None:
+def test_noise_belongs_to_the_image_not_to_the_place_it_comes_from(tmp_path: Path) -> None:
     memory, disk = (
         split_data(images, settings(binarization="dynamic")) for images in stored(tmp_path / "own.npy", IMAGES, levels=17)
     )
@@ -87,56 +74,38 @@ def test_noise_belongs_to_the_image_not_to_the_reader(tmp_path: Path) -> None:
     assert not torch.equal(torch.cat(list(disk.train.batches(order, 4, 7))), expected)
 
 
-# Reading ahead ------------------------------------------------------------------------------------------------------------
+# Ahead --------------------------------------------------------------------------------------------------------------------
 
 
-def test_results_come_in_order_and_a_few_are_read_ahead() -> None:
-    begun = []
-
-    def read(number: int) -> int:
-        begun.append(number)
-        return number**2
-
-    results = ahead(read, range(10))
-    assert begun == []
-    assert next(results) == 0
-    join_readers()
-    assert sorted(begun) == list(range(1 + DEPTH))
-    assert list(results) == [n**2 for n in range(1, 10)]
-    assert list(ahead(read, [])) == []
-
-
-def test_reading_happens_while_the_batch_before_is_in_use() -> None:
-    """With readers that wait for each other in a circle only threads of their own get through."""
-    came = [threading.Event() for _ in range(4)]
-
-    def read(number: int) -> int:
-        if number:
-            assert came[number].wait(timeout=20), "nobody uses the batch before while this one is read"
-        return number
-
-    for number in ahead(read, range(3)):
-        came[number + 1].set()
+def test_batches_are_announced_ahead_of_the_one_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, disk = stored(tmp_path / "own.npy", IMAGES)
+    train_split, told = data(disk).train, []
+    monkeypatch.setattr("vaelid.data.images.announce", lambda pixels, rows: told.append(rows.tolist()))
+    order = torch.randperm(240).split(48)
+    wanted = [train_split.indices[positions].tolist() for positions in order]
+    seen = []
+    for x in train_split.batches(order):
+        seen.append(len(told))
+        assert len(x) == 48
+    assert told == wanted
+    assert seen == [1 + AHEAD, 2 + AHEAD, 5, 5, 5]
+    train_split.batch(order[1])
+    assert told[5:] == wanted[1:2]
 
 
-def test_an_error_is_raised_where_its_batch_would_have_come() -> None:
-    def read(number: int) -> int:
-        if number == 2:
-            raise DataError("the disk has gone", "Plug it in.")
-        return number
-
-    results = ahead(read, range(6))
-    assert [next(results), next(results)] == [0, 1]
-    with pytest.raises(DataError, match="the disk has gone"):
-        next(results)
-    assert list(results) == []
+def test_images_in_memory_are_not_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vaelid.data.images.announce", assert_not_called)
+    images = Images("own", torch.from_numpy(IMAGES), levels(17))
+    assert sum(map(len, data(images).train.batches(torch.arange(240).split(50)))) == 240
 
 
-def test_a_loop_that_is_left_early_leaves_no_thread() -> None:
-    results = ahead(lambda number: number, range(1000))
-    assert next(results) == 0
-    join_readers()
-    assert list(results) == list(range(1, 1000))  # it was still there
+def test_an_error_comes_where_its_batch_would_have_come(tmp_path: Path) -> None:
+    _, disk = stored(tmp_path / "own.npy", IMAGES)
+    batches = data(disk).train.batches(torch.arange(40).split(8))
+    assert len(next(batches)) == 8
+    os.truncate(tmp_path / "own.npy", 5000)
+    with pytest.raises(DataError, match=r"has become shorter: 5,000 bytes, it had 19,328\..*\n.*original file"):
+        next(batches)
 
 
 # The file -----------------------------------------------------------------------------------------------------------------
@@ -174,12 +143,15 @@ def test_nothing_is_told_of_arrays_in_memory_or_scattered_rows(tmp_path: Path) -
     assert "told" not in vars(mapped)
 
 
-def test_a_file_that_became_shorter_is_an_error(tmp_path: Path) -> None:
+def test_a_file_that_became_shorter_is_refused(tmp_path: Path) -> None:
     """Touching a page that is gone would end the process."""
+    require_whole(IMAGES)
     _, disk = stored(tmp_path / "own.npy", IMAGES)
-    os.truncate(tmp_path / "own.npy", 5000)
-    with pytest.raises(DataError, match=r"has become shorter: 5,000 bytes, it had 19,328\..*\n.*original file"):
-        list(data(disk).train.batches(torch.arange(40).split(8)))
+    assert isinstance(disk.pixels, np.ndarray)
+    require_whole(disk.pixels)
+    os.truncate(tmp_path / "own.npy", 19_327)
+    with pytest.raises(DataError, match="19,327 bytes, it had 19,328"):
+        require_whole(disk.pixels)
 
 
 # Training -----------------------------------------------------------------------------------------------------------------
@@ -200,9 +172,9 @@ def test_training_is_the_same_from_memory_and_from_disk_and_resumes_within_an_ep
     assert_same_run(tmp_path / "disk", tmp_path / "memory")
 
 
-def test_an_error_of_the_reader_stops_the_training_as_itself(tmp_path: Path) -> None:
+def test_an_error_of_the_data_stops_the_training_as_itself(tmp_path: Path) -> None:
     _, disk = stored(tmp_path / "own.npy", IMAGES, levels=17)
     shorten = Notes(lambda steps: os.truncate(tmp_path / "own.npy", 5000) if steps == 3 else None)
     with pytest.raises(DataError, match="has become shorter"):
         train(tmp_path / "run", tiny(**recipe_of(tmp_path / "own.npy")), shorten, data=data(disk))
-    assert shorten.steps == 3 + DEPTH  # what had been read ahead
+    assert shorten.steps == 3

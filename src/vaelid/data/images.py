@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaelid.data.reading import announce
+from vaelid.data.reading import announce, require_whole
 from vaelid.errors import DataError
 from vaelid.supports import Support
 
@@ -73,9 +73,13 @@ class Images:
         """
         if isinstance(self.pixels, Tensor):
             return self.pixels.index_select(0, indices)
-        rows = indices.cpu().numpy()
-        announce(self.pixels, rows)
-        return torch.from_numpy(self._as_stored(self.pixels[rows])).to(indices.device)
+        require_whole(self.pixels)
+        return torch.from_numpy(self._as_stored(self.pixels[indices.cpu().numpy()])).to(indices.device)
+
+    def announce(self, indices: Tensor) -> None:
+        """Images ``indices`` ``(B,)`` will be gathered soon: what is to come from a disk is fetched in the background."""
+        if not isinstance(self.pixels, Tensor):
+            announce(self.pixels, indices.cpu().numpy())
 
     def to(self, device: torch.device | str) -> Images:
         """The same images with pixels and labels on ``device``; a memory-mapped array stays where it is."""

@@ -6,6 +6,7 @@ Letters: N images of the source, n images of a split, B of a batch, ``*X`` the s
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from vaelid.data.binarization import BINARIZATIONS, Binarization, Draw
 from vaelid.data.images import Images
-from vaelid.data.reading import ahead
+from vaelid.data.reading import AHEAD
 from vaelid.data.settings import DataSettings
 from vaelid.errors import DataError
 from vaelid.randomness import permutation
@@ -103,18 +104,23 @@ class Split:
         ``epoch`` and ``seed`` name the draw where pixels are redrawn; everything else does not depend on them.
         """
         indices = self._source(positions)
-        return self._made(self.images.gather(indices), indices, epoch, seed)
+        self.images.announce(indices)
+        return self._made(indices, epoch, seed)
 
     def batches(self, positions: Iterable[Tensor], epoch: int = 0, seed: int = 0) -> Iterator[Tensor]:
-        """``batch`` after ``batch``; those of a memory-mapped array are read in the background while others are in use."""
-        sources = (self._source(p) for p in positions)
-        read = map if isinstance(self.images.pixels, Tensor) else ahead
-        for indices, stored in read(lambda source: (source, self.images.gather(source)), sources):
-            yield self._made(stored, indices, epoch, seed)
+        """``batch`` after ``batch``; what the next ones need from a disk is fetched while one is in use."""
+        coming: deque[Tensor] = deque()
+        for at in positions:
+            coming.append(self._source(at))
+            self.images.announce(coming[-1])
+            if len(coming) > AHEAD:
+                yield self._made(coming.popleft(), epoch, seed)
+        for indices in coming:
+            yield self._made(indices, epoch, seed)
 
     def gray(self, positions: Tensor) -> Tensor:
         """The images at ``positions`` ``(B,)`` before binarization, float32 ``(B, *X)``; in [0, 1] unless the support is real."""
-        return self._scaled(self.images.gather(self._source(positions)))
+        return self._scaled(self._source(positions))
 
     def to(self, device: torch.device | str) -> Split:
         """This split on ``device``; the stored pixels (one byte each) are moved once."""
@@ -130,11 +136,11 @@ class Split:
     def _source(self, positions: Tensor) -> Tensor:
         return self.indices.index_select(0, positions.to(self.device))
 
-    def _made(self, stored: Tensor, indices: Tensor, epoch: int, seed: int) -> Tensor:
-        return self._binarization(self._scaled(stored), Draw(indices, self.held_out, epoch, seed), self.settings)
+    def _made(self, indices: Tensor, epoch: int, seed: int) -> Tensor:
+        return self._binarization(self._scaled(indices), Draw(indices, self.held_out, epoch, seed), self.settings)
 
-    def _scaled(self, stored: Tensor) -> Tensor:
-        gray_levels = self.images.support.levels
+    def _scaled(self, indices: Tensor) -> Tensor:
+        stored, gray_levels = self.images.gather(indices), self.images.support.levels
         # Dividing, unlike multiplying by 1/(n−1), gives the float32 nearest to k/(n−1).
         return stored if gray_levels is None else stored.to(torch.float32).div_(gray_levels - 1)
 
