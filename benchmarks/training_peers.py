@@ -127,7 +127,7 @@ def parse() -> argparse.Namespace:
 
 
 def size_of(batch: int, options: argparse.Namespace) -> Size:
-    """A step takes longer with more images, though not in proportion: fewer are timed. The same images come before at each size."""
+    """A step takes longer with more images, though not in proportion. As many images come before the first turn at every size."""
     share = min(1.0, 32 / batch)
     return Size(batch, max(5, round(options.steps * share**0.75)), max(5, round(options.warm_up * share)))
 
