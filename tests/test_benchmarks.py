@@ -113,3 +113,47 @@ def test_a_watch_keeps_its_first_stop(training_peers: ModuleType, monkeypatch: p
     watch.start()
     watch.stop()
     assert watch.read() == (2.0, 0.5)
+
+
+@pytest.fixture
+def cost_growth(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(FOLDER)
+    return import_module("cost_growth")
+
+
+def test_growth_is_told_by_exponent_and_line(cost_growth: ModuleType) -> None:
+    square = {value: (3e-6 * value**2, 0.0) for value in (10, 100, 1000)}
+    assert cost_growth.exponent(square) == pytest.approx(2)
+    line = {value: (0.5 + 2e-3 * value, 0.0) for value in (10, 100, 1000)}
+    assert cost_growth.line(line) == pytest.approx((2e-3, 0.5, 0.0), abs=1e-9)
+    assert cost_growth.line(square)[2] > 0.3
+
+
+def test_cost_growth_runs(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    command = [sys.executable, FOLDER / "cost_growth.py", "--repeats", "1", "--largest", "32", "--out", page]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for words in ("## L: a training step", "| 32 |", "Exponent between the two largest", "## C: a training step", "| 16 |"):
+        assert words in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="empties the page cache and reads /proc")
+def test_data_path_runs(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    few = ["--gigabytes", "0.02", "--batch-size", "16", "--steps", "3", "--batches", "4", "--repeats", "1"]
+    command = [sys.executable, FOLDER / "data_path.py", *few, "--folder", tmp_path, "--out", page]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for words in ("| from memory |", "| from a file, cache empty |", "| … not announced |", "1.00 [1.00–1.00]"):
+        assert words in page.read_text(encoding="utf-8")
+    assert list(tmp_path.iterdir()) == [page], "the large file is still there"
+
+
+def test_start_up_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    start_up = import_module("start_up")
+    monkeypatch.setattr(start_up, "STARTS", {"Python alone": ("-c", "pass")})
+    monkeypatch.setattr(sys, "argv", ["start_up.py", "--repeats", "2", "--out", str(tmp_path / "page.md")])
+    start_up.main()
+    assert "| Python alone | 0." in (tmp_path / "page.md").read_text(encoding="utf-8")
