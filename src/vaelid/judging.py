@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,11 +29,16 @@ from vaelid.evaluation.evaluate import Plan, evaluate_images, provenance, rate_k
 from vaelid.evaluation.floor import below_floor, floor_of, least_nll
 from vaelid.evaluation.yardsticks import IndependentPixels
 from vaelid.folder import BEYOND, RunFolder
+from vaelid.lazy import Lazy
 from vaelid.progress import Reporter
-from vaelid.reporting.figures import evaluation_figures
 from vaelid.reporting.pictures import pictures
 from vaelid.training.surroundings import own_randomness
 from vaelid.vae import VAE
+
+if TYPE_CHECKING:
+    from vaelid.reporting import figures
+else:  # they bring matplotlib, which a script that only wants numbers need not wait for at its start
+    figures = Lazy("vaelid.reporting.figures")
 
 _SHOWN = 16  # images drawn from the model for the figures
 _INPUT = "input"  # the split of new images: each call's are others, so nothing is replaced
@@ -217,7 +222,7 @@ def _write(subject: Subject, split: Split, values: Arrays, results: dict[str, An
     with own_randomness(0):
         shown = pictures(subject.model, split, values["nll"], subject.model.sample(_SHOWN), subject.shades)
     folder.write_arrays(folder.samples / f"{split.name}.npz", shown)
-    evaluation_figures(folder, split.name, split.images.label_names)
+    figures.evaluation_figures(folder, split.name, split.images.label_names)
 
 
 def _partial(folder: RunFolder, split: Split) -> Path:

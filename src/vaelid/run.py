@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -29,19 +29,24 @@ from vaelid.evaluation.evaluate import Plan, provenance
 from vaelid.evaluation.latents import posterior_mean
 from vaelid.folder import DIVERGED, RunFolder
 from vaelid.judging import Subject, covered, judge, look_first
+from vaelid.lazy import Lazy
 from vaelid.progress import Reporter, Silent
 from vaelid.recipe import Recipe
-from vaelid.reporting.figures import training_figures
 from vaelid.reporting.pictures import decoded_means
 from vaelid.scoring.extractors import AUTO, EXTRACTORS, settle_extractor
 from vaelid.scoring.images import other_real, settle_count
-from vaelid.scoring.score import SCORES, ScorePlan, score_model
 from vaelid.trained import trained_model
 from vaelid.training.request import Request, request
 from vaelid.training.start import Conditions, choose_device, train_in
 from vaelid.training.surroundings import own_randomness
 from vaelid.training.tracking import trackers_of
 from vaelid.vae import VAE, Samples
+
+if TYPE_CHECKING:
+    from vaelid.reporting import figures
+    from vaelid.scoring import score as scores
+else:  # they bring matplotlib and scikit-learn, which most verbs never use or use last
+    figures, scores = Lazy("vaelid.reporting.figures"), Lazy("vaelid.scoring.score")
 
 
 class Run:
@@ -227,10 +232,11 @@ class Run:
         count = settle_count(n, reference, other_real(data, reference))
         model, results = self.model, self.results
         features = EXTRACTORS[name](data, None if weights is None else Path(weights), reporter).to(self.device)
-        found = score_model(model, data, reference, features, ScorePlan(count, means, seed), reporter)
+        found = scores.score_model(model, data, reference, features, scores.ScorePlan(count, means, seed), reporter)
         found |= provenance(model, reference, reference.images.name, self.weights_digest)
         entry = f"{split}/{'means' if means else 'draws'}/{name}"
-        self.folder.write_json(self.folder.results_file, {**results, SCORES: {**results.get(SCORES, {}), entry: found}})
+        among = {**results.get(scores.SCORES, {}), entry: found}
+        self.folder.write_json(self.folder.results_file, {**results, scores.SCORES: among})
         return found
 
     def sample(self, n: int = 16, *, seed: int = 0, component: int | None = None) -> Samples:
@@ -307,9 +313,9 @@ def carry_out(asked: Request, conditions: Conditions, reporter: Reporter) -> Run
         train_in(asked.folder, asked.recipe, asked.code_from, asked.data, conditions, reporter)
     except (Diverged, Interrupted):
         with suppress(MachineError):  # what stopped the training is the news, not a disk that refuses pictures of it
-            training_figures(asked.folder)
+            figures.training_figures(asked.folder)
         raise
-    training_figures(asked.folder)
+    figures.training_figures(asked.folder)
     return Run(asked.folder.path, str(conditions.device))
 
 
