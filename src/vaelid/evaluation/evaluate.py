@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vaelid import kernels
 from vaelid.data import Split
 from vaelid.environment import describe_machine
 from vaelid.errors import MachineError
@@ -21,6 +22,7 @@ from vaelid.evaluation.certificate import RunningWeights, certificate, monte_car
 from vaelid.evaluation.collect import Arrays, Save, Tick, collect, mean_se
 from vaelid.evaluation.latents import ACTIVE, active_by_variance, kl_of_dimensions, posterior_mean
 from vaelid.evaluation.likelihood import curve_points, elbo_terms, weight_blocks
+from vaelid.evaluation.pixels import PAYS
 from vaelid.evaluation.yardsticks import IndependentPixels
 from vaelid.progress import Reporter
 from vaelid.vae import VAE
@@ -70,6 +72,8 @@ def evaluate_images(
     However it is broken off, ``save`` gets what was done until then.
     """
     model.eval()
+    if len(split) * plan.samples >= PAYS:
+        kernels.start()
     chunk = decoder_rows(split)
 
     def work(positions: Tensor, _: Tick) -> dict[str, Tensor]:

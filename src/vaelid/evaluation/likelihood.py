@@ -16,11 +16,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
+from vaelid.evaluation.pixels import log_likelihood
 from vaelid.randomness import key, normal
-from vaelid.vae import VAE
+from vaelid.vae import VAE, Latent
 
 #: Samples of a posterior without a known transport of noise come in blocks of this size, each with its own seed.
 _BLOCK = 64
+#: Latents are drawn and weighed for so many chunks of the decoder at once.
+_CHUNKS = 4
 
 
 class PosteriorDraws:
@@ -111,12 +114,14 @@ def log_weights(model: VAE, x: Tensor, ids: Tensor, samples: int, seed: int, chu
 
 @torch.no_grad()
 def weight_blocks(model: VAE, x: Tensor, ids: Tensor, samples: int, seed: int, chunk: int) -> Iterator[Tensor]:
-    """The same for at most ``chunk`` images, in blocks ``(k, B)`` of as many draws as ``chunk`` decoder rows allow."""
+    """The same for at most ``chunk`` images, in blocks ``(k, B)`` of draws, decoded as many at a time as ``chunk`` rows allow."""
     draws = PosteriorDraws(model, x, ids, "importance", seed)
     together = max(1, chunk // len(x))
-    for first in range(0, samples, together):
-        z = draws.draw(first, min(together, samples - first))
-        yield model.look(x, draws.q, z).log_weight.double()
+    for first in range(0, samples, _CHUNKS * together):
+        # Latents are small beside what is decoded from them: more at a time, and each operation on them costs less.
+        latent = Latent(draws.draw(first, min(_CHUNKS * together, samples - first)), draws.q, model.prior())
+        log_p = torch.cat([log_likelihood(model.likelihood(z), x) for z in latent.z.split(together)])
+        yield log_p.double() + latent.log_prior - latent.log_posterior
 
 
 def importance_bound(log_weight: Tensor, k: int) -> Tensor:
