@@ -92,15 +92,14 @@ def bernoulli(logits: np.ndarray, x: np.ndarray, log_p: np.ndarray) -> None:
                 linear, product = _ZERO, _ONE
                 for i in range(group.size):
                     logit = group[i]
-                    linear += (logit if logit > _ZERO else _ZERO) - colors[i] * logit
-                    size = abs(logit)
-                    power = -_LOG2_E * (size if size < _FAR else _FAR)  # e^−|l| = 2^power = 2^whole · 2^f
+                    linear += max(logit, _ZERO) - colors[i] * logit
+                    power = -_LOG2_E * min(abs(logit), _FAR)  # e^−|l| = 2^power = 2^whole · 2^f
                     whole = np.floor(power + _HALF)
                     f = power - whole
                     series = _C0 + f * (_C1 + f * (_C2 + f * (_C3 + f * (_C4 + f * _C5))))
                     bits = np.int32((np.int32(whole) + _BIAS) << _EXPONENT)
                     product *= _ONE + series * bits.view(np.float32)
-                total -= linear + math.log(product)
+                total -= float(linear) + math.log(product)
             log_p[k, b] = total
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from vaelid.evaluation.pixels import log_likelihood
+from vaelid.evaluation.precision import Precision, decode, require_long_density
 from vaelid.randomness import key, normal
 from vaelid.vae import VAE, Latent
 
@@ -113,14 +114,24 @@ def log_weights(model: VAE, x: Tensor, ids: Tensor, samples: int, seed: int, chu
 
 
 @torch.no_grad()
-def weight_blocks(model: VAE, x: Tensor, ids: Tensor, samples: int, seed: int, chunk: int) -> Iterator[Tensor]:
-    """The same for at most ``chunk`` images, in blocks ``(k, B)`` of draws, decoded as many at a time as ``chunk`` rows allow."""
+def weight_blocks(
+    model: VAE, x: Tensor, ids: Tensor, samples: int, seed: int, chunk: int, decoder: Precision = "float32"
+) -> Iterator[Tensor]:
+    """The same for at most ``chunk`` images, in blocks ``(k, B)`` of draws, decoded as many at a time as ``chunk`` rows allow.
+
+    Args:
+        decoder: in what p(x|z)'s network multiplies
+
+    Raises:
+        PartError: if the density would then be short, too.
+    """
     draws = PosteriorDraws(model, x, ids, "importance", seed)
+    require_long_density(model.likelihood, draws.draw(0, 1), decoder)
     together = max(1, chunk // len(x))
     for first in range(0, samples, _CHUNKS * together):
         # Latents are small beside what is decoded from them: more at a time, and each operation on them costs less.
         latent = Latent(draws.draw(first, min(_CHUNKS * together, samples - first)), draws.q, model.prior())
-        log_p = torch.cat([log_likelihood(model.likelihood(z), x) for z in latent.z.split(together)])
+        log_p = torch.cat([log_likelihood(decode(model.likelihood, z, decoder), x) for z in latent.z.split(together)])
         yield log_p.double() + latent.log_prior - latent.log_posterior
 
 

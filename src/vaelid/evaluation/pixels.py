@@ -22,7 +22,7 @@ PAYS = 10**6
 
 @torch.no_grad()
 def log_likelihood(distribution: Distribution, x: Tensor) -> Tensor:
-    """log p(x|z) in nats for images ``(B, *X)``, ``(K, B)``: ``distribution.log_prob(x)`` up to rounding, and maybe in float64."""
+    """log p(x|z) of images ``(B, *X)``, ``(K, B)`` nats: ``distribution.log_prob(x)`` to rounding, and maybe in float64."""
     logits = _logits(distribution)
     if logits is None or logits.dim() != x.dim() + 1 or logits.shape[1:] != x.shape or x.dtype != logits.dtype:
         return distribution.log_prob(x)
@@ -31,7 +31,7 @@ def log_likelihood(distribution: Distribution, x: Tensor) -> Tensor:
 
 
 def _logits(distribution: Distribution) -> Tensor | None:
-    """The logits ``(K, B, *X)`` of independent binary pixels; None for anything else, a subclass with a density of its own, too."""
+    """The logits ``(K, B, *X)`` of independent binary pixels; None for all else, also a subclass with a density of its own."""
     if type(distribution) is not Independent or type(distribution.base_dist) is not Bernoulli:
         return None
     logits: Tensor = distribution.base_dist.logits

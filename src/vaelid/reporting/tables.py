@@ -18,6 +18,7 @@ from rich.text import Text
 from vaelid.evaluation.bdmc import BDMC
 from vaelid.evaluation.certificate import MANY_HEAVY
 from vaelid.evaluation.compare import Comparison
+from vaelid.evaluation.precision import error_words
 from vaelid.folder import BEYOND, EPOCH_FIGURE, RunFolder
 from vaelid.parts import KINDS, part_options
 from vaelid.recipe import Recipe
@@ -89,14 +90,15 @@ def comparison_table(comparison: Comparison) -> RenderableType:
     yardstick = "'independent pixels' has no latents: one value for both."
     if labels:
         labels.append(Text("The differences are shown because of --anyway; they do not say which model is better."))
-        return Group(*labels, simple_table(f"{comparison.split} split, nats per image", columns, rows), Text(yardstick))
+        table = simple_table(f"{comparison.split} split, nats per image", columns, rows)
+        return Group(*labels, table, Text(yardstick), *map(Text, comparison.remarks))
     title = f"{counted(comparison.images, comparison.split)}, nats per image, lower is better"
     meaning = (
         f"A positive difference: the reference (first row) is better. {yardstick} The paired error is about the choice of "
         "images: other seeds of training move each value, too (vaelid study --seeds), and bounds may lie unequally far above "
         "the truth."
     )
-    return Group(simple_table(title, columns, rows), Text(meaning))
+    return Group(simple_table(title, columns, rows), Text(meaning), *map(Text, comparison.remarks))
 
 
 def parts_table(kind: str) -> RenderableType:
@@ -155,6 +157,8 @@ def _notes(results: Results) -> list[Text]:
     if others:
         lines.append(f"OTHER IMAGES: {', '.join(others)} below, not of these {results['images']:,}: compare within a table only.")
     lines += _beside_yardstick(results)
+    shortened = error_words(results["nll"])
+    lines += [f"nll: {shortened}"] if shortened is not None else []
     lines += _certificate(results["nll"])
     if results["kind"] == "density":
         lines.append(

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vaelid.evaluation.latents import ACTIVE
+from vaelid.evaluation.precision import decoder_words
 from vaelid.folder import write_atomic
 from vaelid.reporting import plots
 from vaelid.reporting.charts import Place
@@ -182,7 +183,8 @@ def histogram_panel(run: RunFacts) -> Panel | None:
         f"Histogram of {len(nll):,} values: median {middle:.1f} nats, nine in ten between {low:.1f} and {high:.1f}, "
         f"the extremes {nll.min():.1f} and {nll.max():.1f}."
     )
-    caption = f"{label} of every test image (K = {bound['samples']:,}); the line is the mean, the band its standard error."
+    samples = f"K = {bound['samples']:,}{decoder_words(bound)}"
+    caption = f"{label} of every test image ({samples}); the line is the mean, the band its standard error."
     return panel(
         "nll_histogram",
         lambda size: plots.nll_histogram(nll, bound["value"], bound["se"], label, size=size),
