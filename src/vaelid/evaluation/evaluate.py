@@ -29,6 +29,7 @@ from vaelid.progress import Reporter
 from vaelid.vae import VAE
 
 _CPU_BYTES = 2**25
+_KEPT = 2**25 - 2**16  # just below the most that glibc takes for its threshold
 _DIRECTION = "upper bound on the true NLL in expectation"
 
 
@@ -172,6 +173,30 @@ def rate_kind(model: VAE, split: Split) -> str:
     return elbo_terms(model, _images(model, split, torch.arange(1)), split.indices[:1], 1, 0).rate_kind
 
 
+@torch.no_grad()
+def importance_values(model: VAE, x: Tensor, ids: Tensor, plan: Plan, chunk: int, decoder: Precision) -> dict[str, Tensor]:
+    """The importance-weighted bound of each image, its curve, and how far to believe it.
+
+    Args:
+        x, ids: images ``(B, *X)`` and what names the noise of each, int64 ``(B,)``
+        plan: of it ``samples`` and ``seed``
+        chunk: how many decoder rows (samples × images) to hold at once
+        decoder: in what p(x|z)'s network multiplies
+
+    Returns:
+        ``nll, ess, pareto_k, gain, variance`` ``(B,)`` and ``curve`` ``(B, points)``, nats.
+    """
+    _keep_memory()
+    parts = []
+    for group in _groups(len(x), chunk):
+        weights = RunningWeights(plan.samples, curve_points(plan.samples))
+        for block in weight_blocks(model, x[group], ids[group], plan.samples, plan.seed, chunk, decoder):
+            weights.add(block)
+        curve = -weights.curve
+        parts.append({"nll": curve[:, -1], "curve": curve, **weights.diagnostics()})
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
 def with_smaller_chunks(work: Callable[[int], dict[str, Tensor]], chunk: int) -> tuple[dict[str, Tensor], int]:
     """``work(chunk)``, with half the chunk as often as memory runs out; gives the chunk that fitted, too.
 
@@ -205,7 +230,7 @@ def _look(model: VAE, split: Split, positions: Tensor, plan: Plan, chunk: int) -
     x, ids = _images(model, split, positions), split.indices[positions.to(split.device)]
     per_image = max(1, chunk // plan.elbo_samples)
     pieces = [elbo_terms(model, x[g], ids[g], plan.elbo_samples, plan.seed) for g in _groups(len(x), per_image)]
-    weighed = _weigh(model, x, ids, plan, chunk, plan.decoder_precision)
+    weighed = importance_values(model, x, ids, plan, chunk, plan.decoder_precision)
     found = {
         "distortion": torch.cat([p.distortion for p in pieces]),
         "rate": torch.cat([p.rate for p in pieces]),
@@ -217,7 +242,7 @@ def _look(model: VAE, split: Split, positions: Tensor, plan: Plan, chunk: int) -
         both = torch.isin(positions, checked(len(split)))
         found[BOTH_WAYS] = torch.full_like(found["nll"], math.nan)
         if both.any():
-            found[BOTH_WAYS][both] = _weigh(model, x[both], ids[both], plan, chunk, "float32")["nll"]
+            found[BOTH_WAYS][both] = importance_values(model, x[both], ids[both], plan, chunk, "float32")["nll"]
     q = model.posterior(x)
     for name, value in (("mean", posterior_mean(q)), ("kl", kl_of_dimensions(q, model.prior()))):
         if value is not None:
@@ -225,16 +250,14 @@ def _look(model: VAE, split: Split, positions: Tensor, plan: Plan, chunk: int) -
     return found
 
 
-def _weigh(model: VAE, x: Tensor, ids: Tensor, plan: Plan, chunk: int, decoder: Precision) -> dict[str, Tensor]:
-    """The importance-weighted bound of each image, its curve, and how far to believe it."""
-    parts = []
-    for group in _groups(len(x), chunk):
-        weights = RunningWeights(plan.samples, curve_points(plan.samples))
-        for block in weight_blocks(model, x[group], ids[group], plan.samples, plan.seed, chunk, decoder):
-            weights.add(block)
-        curve = -weights.curve
-        parts.append({"nll": curve[:, -1], "curve": curve, **weights.diagnostics()})
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+def _keep_memory() -> None:
+    """Let the C library keep what one chunk frees for the next one.
+
+    glibc gives large blocks back to the system, and every page of the next chunk is a fault: a tenth of the time. When a block
+    is freed, its size becomes the threshold for that (mallopt(3), M_MMAP_THRESHOLD). This one is never written, so it takes no
+    memory; elsewhere it does nothing.
+    """
+    torch.empty(_KEPT, dtype=torch.uint8)
 
 
 def _groups(count: int, most: int) -> list[slice]:
