@@ -15,7 +15,7 @@ from exact_models import as_split
 from vaelid import MLP, VAE, BernoulliLikelihood, GaussianPosterior, MixturePrior, kernels
 from vaelid.evaluation import evaluate, pixels
 from vaelid.evaluation.likelihood import PosteriorDraws, log_weights
-from vaelid.evaluation.pixels import ROUNDING, log_likelihood
+from vaelid.evaluation.pixels import ROUNDING, log_likelihood, plain_decoder
 from vaelid.progress import Silent
 
 
@@ -42,12 +42,12 @@ def calls(loop: kernels.Kernel, monkeypatch: pytest.MonkeyPatch) -> list[tuple[i
     assert pixels._agrees(loop)
     seen: list[tuple[int, ...]] = []
 
-    def noted(logits: np.ndarray, x: np.ndarray, log_p: np.ndarray) -> None:
+    def noted(logits: np.ndarray, *others: np.ndarray) -> None:
         seen.append(logits.shape)
-        loop(logits, x, log_p)
+        loop(logits, *others)
 
     module = ModuleType("loops")
-    module.__dict__["LOOPS"] = {"bernoulli": noted}
+    module.__dict__["LOOPS"] = {"bernoulli": noted, "bend": kernels.find("bend")}
     monkeypatch.setattr(kernels, "_loaded", [module])
     monkeypatch.setattr(pixels, "_agrees", lambda kernel: True)
     return seen
@@ -114,9 +114,9 @@ def test_without_numba_it_is_the_definition(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_loop_that_is_off_is_not_used(loop: kernels.Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    def other(logits: np.ndarray, x: np.ndarray, log_p: np.ndarray) -> None:
-        loop(logits, x, log_p)
-        log_p -= 0.1
+    def other(*arrays: np.ndarray) -> None:
+        loop(*arrays)
+        arrays[-1][:] -= 0.1
 
     module = ModuleType("loops")
     module.__dict__["LOOPS"] = {"bernoulli": other}
@@ -145,3 +145,54 @@ def test_numba_is_loaded_only_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> 
         started.clear()
         evaluate.evaluate_images(model, as_split(torch.zeros(images, 1, 12, 12)), None, evaluate.Plan(samples), Silent())
         assert len(started) == loads
+
+
+def latents() -> tuple[Tensor, Tensor]:
+    """Images and latents of the small model."""
+    x = torch.bernoulli(torch.full((4, 1, 12, 12), 0.3), generator=torch.Generator().manual_seed(1))
+    return x, torch.randn(6, 4, 3, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("hidden", [(), (9,), (8, 7, 6)])
+def test_a_plain_decoder_gives_the_definition_to_rounding(hidden: tuple[int, ...], calls: list[tuple[int, ...]]) -> None:
+    torch.manual_seed(0)
+    likelihood = BernoulliLikelihood(MLP((3,), 144, hidden=hidden), (1, 12, 12))  # weights that ask for gradients
+    x, z = latents()
+    decoder = plain_decoder(likelihood, x, z[:1])
+    assert decoder is not None
+    calls.clear()
+    with torch.no_grad():
+        assert torch.allclose(decoder(z), likelihood(z).log_prob(x).double(), rtol=0, atol=1e-4)
+    assert calls == [(6, 4, 144)]
+
+
+def hooked(likelihood: BernoulliLikelihood) -> BernoulliLikelihood:
+    likelihood.network.layers[-1].register_forward_hook(lambda layer, given, out: 0.9 * out)
+    return likelihood
+
+
+class Doubled(BernoulliLikelihood):
+    def forward(self, z: Tensor) -> Independent[Bernoulli]:
+        return super().forward(2 * z)
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [
+        hooked(BernoulliLikelihood(MLP((3,), 144), (1, 12, 12))),
+        Doubled(MLP((3,), 144), (1, 12, 12)),
+        BernoulliLikelihood(MLP((3,), 144, activation="tanh"), (1, 12, 12)),
+        BernoulliLikelihood(torch.nn.Linear(3, 144), (1, 12, 12)),
+        BernoulliLikelihood(MLP((3,), 144), (1, 12, 12)).double(),
+    ],
+    ids=["hook", "forward of its own", "tanh", "no MLP", "float64"],
+)
+def test_a_decoder_that_is_not_plain_is_called(likelihood: BernoulliLikelihood, calls: list[tuple[int, ...]]) -> None:
+    x, z = (t.to(next(likelihood.parameters()).dtype) for t in latents())
+    assert plain_decoder(likelihood, x, z[:1]) is None
+
+
+def test_without_numba_a_plain_decoder_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_loaded", [])
+    x, z = latents()
+    assert plain_decoder(BernoulliLikelihood(MLP((3,), 144), (1, 12, 12)), x, z) is None

@@ -76,8 +76,8 @@ def binarize(gray: np.ndarray, keys: np.ndarray) -> None:
 
 
 @_compiled_in_any_order
-def bernoulli(logits: np.ndarray, x: np.ndarray, log_p: np.ndarray) -> None:
-    """log p(x) = Σ_i x_i l_i − log(1 + e^{l_i}) of images ``(B, D)`` for logits ``(K, B, D)``, into float64 ``(K, B)``.
+def bernoulli(logits: np.ndarray, bias: np.ndarray, x: np.ndarray, log_p: np.ndarray) -> None:
+    """log p(x) = Σ_i x_i l_i − log(1 + e^{l_i}) of images ``(B, D)``, l = logits ``(K, B, D)`` + bias, into float64 ``(K, B)``.
 
     log(1 + e^l) = max(l, 0) + log(1 + e^−|l|), and of the second terms, all between 0 and log 2, many are one logarithm of a
     product. Terms of a pixel that cancel are subtracted first, and groups of pixels summed in float64: it is nearer to the
@@ -88,10 +88,11 @@ def bernoulli(logits: np.ndarray, x: np.ndarray, log_p: np.ndarray) -> None:
         for b in range(images):
             total = 0.0
             for first in range(0, pixels, _TOGETHER):
-                group, colors = logits[k, b][first : first + _TOGETHER], x[b][first : first + _TOGETHER]
+                group, shift = logits[k, b][first : first + _TOGETHER], bias[first : first + _TOGETHER]
+                colors = x[b][first : first + _TOGETHER]
                 linear, product = _ZERO, _ONE
                 for i in range(group.size):
-                    logit = group[i]
+                    logit = group[i] + shift[i]
                     linear += max(logit, _ZERO) - colors[i] * logit
                     power = -_LOG2_E * min(abs(logit), _FAR)  # e^−|l| = 2^power = 2^whole · 2^f
                     whole = np.floor(power + _HALF)
@@ -103,4 +104,15 @@ def bernoulli(logits: np.ndarray, x: np.ndarray, log_p: np.ndarray) -> None:
             log_p[k, b] = total
 
 
-LOOPS = {"adamax": adamax, "binarize": binarize, "bernoulli": bernoulli}
+@_compiled
+def bend(h: np.ndarray, bias: np.ndarray, slope: np.float32) -> None:
+    """Overwrites ``(n, D)`` by ``leaky_relu(h + bias)``."""
+    rows, width = h.shape
+    for r in range(rows):
+        row = h[r]
+        for i in range(width):
+            value = row[i] + bias[i]
+            row[i] = value if value > _ZERO else slope * value
+
+
+LOOPS = {"adamax": adamax, "binarize": binarize, "bernoulli": bernoulli, "bend": bend}

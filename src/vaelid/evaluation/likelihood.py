@@ -9,15 +9,16 @@ Notation: log w_k = log p(x|z_k) + log p(z_k) − log q(z_k|x), z_k ~ q(z|x), k 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from vaelid.evaluation.pixels import log_likelihood
+from vaelid.evaluation.pixels import log_likelihood, plain_decoder
 from vaelid.evaluation.precision import Precision, decode, require_long_density
+from vaelid.likelihoods import Likelihood
 from vaelid.randomness import key, normal
 from vaelid.vae import VAE, Latent
 
@@ -126,13 +127,20 @@ def weight_blocks(
         PartError: if the density would then be short, too.
     """
     draws = PosteriorDraws(model, x, ids, "importance", seed)
-    require_long_density(model.likelihood, draws.draw(0, 1), decoder)
+    log_p_of = _decoder(model.likelihood, x, draws.draw(0, 1), decoder)
     together = max(1, chunk // len(x))
     for first in range(0, samples, _CHUNKS * together):
         # Latents are small beside what is decoded from them: more at a time, and each operation on them costs less.
         latent = Latent(draws.draw(first, min(_CHUNKS * together, samples - first)), draws.q, model.prior())
-        log_p = torch.cat([log_likelihood(decode(model.likelihood, z, decoder), x) for z in latent.z.split(together)])
+        log_p = torch.cat([log_p_of(z) for z in latent.z.split(together)])
         yield log_p.double() + latent.log_prior - latent.log_posterior
+
+
+def _decoder(likelihood: Likelihood, x: Tensor, z: Tensor, precision: Precision) -> Callable[[Tensor], Tensor]:
+    """``z -> log p(x|z)``; ``z`` are a few latents to try it on."""
+    require_long_density(likelihood, z, precision)
+    plain = plain_decoder(likelihood, x, z) if precision == "float32" else None
+    return plain or (lambda z: log_likelihood(decode(likelihood, z, precision), x))
 
 
 def importance_bound(log_weight: Tensor, k: int) -> Tensor:

@@ -1,23 +1,73 @@
 """log p(x|z) of many z, where no gradient is wanted: binary pixels in one pass over their logits, not one per operation.
 
-``distribution.log_prob(x)`` is the definition, and what everything else gets: other distributions, other devices, float64, and
-all of them where numba is not to be had. The two differ in rounding only; the compiled loop is the more exact one.
+``likelihood(z).log_prob(x)`` is the definition, and what everything else gets: other distributions, other devices, float64, and
+all of them where numba is not to be had. The two differ in rounding only; the loop over the pixels is the more exact one.
+
+Where the logits come from a plain network, linear layers with LeakyReLU between them, biases are added in the same passes as
+the activations and the pixels, and not before every product.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent
 
 from vaelid import kernels
+from vaelid.likelihoods import BernoulliLikelihood, Likelihood
+from vaelid.networks import MLP
 
 #: How far the loop may be from the exact value, per 1 + |logit| summed over the pixels (float32 alone has 6e-8 per operation).
 ROUNDING = 2.0**-22
 #: From so many decodings on, loading numba takes less time than it saves.
 PAYS = 10**6
+
+
+@torch.no_grad()
+def plain_decoder(likelihood: Likelihood, x: Tensor, z: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """``z -> log p(x|z)`` for images ``(B, *X)`` and latents ``(K, B, L)``, float64 ``(K, B)`` nats, without ``likelihood(z)``.
+
+    Args:
+        z: a few latents to try it on
+
+    Returns:
+        None where the network is no plain one, or says something else than its layers (a hook may do that).
+    """
+    found = _layers(likelihood)
+    if found is None:
+        return None
+    linear, slopes = found
+    tensors = [x, *(t.detach() for layer in linear for t in (layer.weight, layer.bias))]
+    bend, bernoulli = kernels.find("bend", *tensors), kernels.find("bernoulli", *tensors)
+    if bend is None or bernoulli is None or any(t.dtype != torch.float32 for t in tensors) or not _agrees(bernoulli):
+        return None
+    weights, biases, images = [w.T for w in tensors[1::2]], [b.numpy() for b in tensors[2::2]], x.flatten(1).numpy()
+
+    def decode(z: Tensor) -> Tensor:
+        h = torch.mm(z.reshape(-1, z.shape[-1]), weights[0])
+        for slope, (bias, weight) in zip(slopes, zip(biases, weights[1:], strict=False), strict=True):
+            bend(h.numpy(), bias, *kernels.single(slope))
+            h = torch.mm(h, weight)
+        log_p = torch.empty(z.shape[:2], dtype=torch.float64)
+        bernoulli(h.view(*z.shape[:2], -1).numpy(), biases[-1], images, log_p.numpy())
+        return log_p
+
+    seen = likelihood(z)
+    size = (1 + seen.base_dist.logits.double().abs()).flatten(2).sum(-1)
+    return decode if bool(((decode(z) - seen.log_prob(x)).abs() <= ROUNDING * 16 * size).all()) else None
+
+
+def _layers(likelihood: Likelihood) -> tuple[list[nn.Linear], list[float]] | None:
+    """The linear layers of a plain network for binary pixels, and the slopes between them."""
+    if type(likelihood) is not BernoulliLikelihood or type(likelihood.network) is not MLP:
+        return None
+    layers = list(likelihood.network.layers)
+    linear = [layer for layer in layers[::2] if type(layer) is nn.Linear]
+    slopes = [layer.negative_slope for layer in layers[1::2] if type(layer) is nn.LeakyReLU]
+    return (linear, slopes) if len(linear) + len(slopes) == len(layers) else None
 
 
 @torch.no_grad()
@@ -39,8 +89,8 @@ def _logits(distribution: Distribution) -> Tensor | None:
 
 
 def _compiled(kernel: kernels.Kernel, logits: Tensor, x: Tensor) -> Tensor:
-    log_p = torch.empty(logits.shape[:2], dtype=torch.float64)
-    kernel(logits.flatten(2).numpy(), x.flatten(1).numpy(), log_p.numpy())
+    log_p, flat = torch.empty(logits.shape[:2], dtype=torch.float64), logits.flatten(2)
+    kernel(flat.numpy(), flat.new_zeros(flat.shape[-1]).numpy(), x.flatten(1).numpy(), log_p.numpy())
     return log_p
 
 
