@@ -27,6 +27,7 @@ from vaelid.evaluation.bdmc import BDMC
 from vaelid.evaluation.collect import Arrays, Save
 from vaelid.evaluation.evaluate import Plan, evaluate_images, provenance, rate_kind, summarize
 from vaelid.evaluation.floor import below_floor, floor_of, least_nll
+from vaelid.evaluation.precision import decoder_words
 from vaelid.evaluation.yardsticks import IndependentPixels
 from vaelid.folder import BEYOND, RunFolder
 from vaelid.lazy import Lazy
@@ -178,7 +179,8 @@ def covered(subject: Subject, whole: Split, count: int, plan: Plan) -> bool:
     there = whole.first(found["images"])
     made = found["environment"]
     return (
-        (found["nll"]["samples"], found["neg_elbo"]["samples"], found["seed"]) == (plan.samples, plan.elbo_samples, plan.seed)
+        found["nll"].get("decoder_precision", "float32") == plan.decoder_precision
+        and (found["nll"]["samples"], found["neg_elbo"]["samples"], found["seed"]) == (plan.samples, plan.elbo_samples, plan.seed)
         and (made["weights"], made["vaelid"]) == (subject.weights, __version__)
         and found["data"]["fingerprint"] == there.fingerprint
         and (subject.folder.results / f"{whole.name}.npz").is_file()
@@ -196,15 +198,17 @@ def _still_true(earlier: Mapping[str, Any], results: Mapping[str, Any]) -> dict[
 
 
 def _put_aside(subject: Subject, split: Split, results: Mapping[str, Any], reporter: Reporter) -> None:
-    """Keep the entry that is about to be replaced, where it rests on more images or samples: a quick look must not cost hours."""
+    """Keep the entry about to be replaced, where it has more images, samples or digits: a quick look must not cost hours."""
     folder, name = subject.folder, split.name
     before = folder.read_json(folder.results_file).get(name)
     if before is None or name == _INPUT or before["environment"]["weights"] != subject.weights:
         return
     count, samples = before["images"], before["nll"]["samples"]
-    if count <= results["images"] and samples <= results["nll"]["samples"]:
+    rougher = bool(decoder_words(results["nll"])) and not decoder_words(before["nll"])
+    if count <= results["images"] and samples <= results["nll"]["samples"] and not rougher:
         return
-    place = folder.results / f"{name}-{count}-images-K{samples}"
+    short = f"-{before['nll']['decoder_precision']}" if decoder_words(before["nll"]) else ""
+    place = folder.results / f"{name}-{count}-images-K{samples}{short}"
     folder.write_arrays(place.with_suffix(".npz"), folder.read_arrays(folder.results / f"{name}.npz"))
     folder.write_json(place.with_suffix(".json"), before)
     reporter.say(f"the earlier result of {count:,} {name} images with K = {samples:,} is kept as {place}.json and .npz")
