@@ -163,6 +163,7 @@ def page(found: dict[str, dict[int, tuple[float, float]]], options: argparse.Nam
     yield ""
     yield f"Processor time of one thread, median of {options.repeats}; random 28×28 images, 64-64 hidden units, batch {BATCH};"
     yield "L = 20 and C = 16 where they do not grow. Time is linear where the exponent is near 1; below 1 a fixed part is left."
+    yield f"An epoch is not run to its end: its start (the order of all images) is timed, and {STEPS} steps, times their number."
     for axis, points in found.items():
         yield ""
         yield from table(axis, points)

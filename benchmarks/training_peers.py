@@ -146,6 +146,7 @@ def page(sizes: list[Size], timings: dict[int, dict[str, Turns]], options: argpa
     if aims and options.threads == 1:
         yield from ("", "## Aims", "", "| batch | | aim | measured | reached |", "|---|---|---|---|---|")
         yield from (aim.row(timings) for aim in aims)
+        yield from ("", "Where a step of vaelid spends its time, at batch 32 and 512: [step_profile.txt](step_profile.txt).")
     yield ""
     yield f"* Command: `make bench`, which is `python benchmarks/training_peers.py {given(options)}`"
     yield from where(options.threads)
