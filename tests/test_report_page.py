@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -18,9 +19,11 @@ from tiny_runs import Program, evaluated, trained
 from vaelid.errors import CheckFailed, MachineError, RunError, UserError
 from vaelid.parts import KINDS
 from vaelid.reporting.page.facts import read_run
+from vaelid.reporting.page.study import read_study
 from vaelid.reporting.page.tables import certificates
 from vaelid.reporting.page.theory import block, known
 from vaelid.run import Run
+from vaelid.sweeps.ledger import StudyFolder
 
 MOST_BYTES = 5_000_000
 LOADED = ("src", "href", "xlink:href", "srcset", "poster", "data")
@@ -134,8 +137,7 @@ def test_what_is_missing_is_named_with_its_command(tmp_path: Path) -> None:
     text = page(path).text
     for verb in ("evaluate", "audit", "score"):
         assert f"vaelid {verb} '{path}'" in text
-    for what in ("evaluation", "audit", "scores"):
-        assert f"Not measured: {what} (not done yet)." in text
+    assert "Not measured: evaluation, audit, scores (not done yet)." in text
     assert "That cannot be said yet: not measured are evaluation, audit, scores" in text
     assert not (path / "results.json").exists(), "--as-is measures nothing"
 
@@ -169,7 +171,7 @@ def test_a_run_without_an_epoch_has_a_page(tmp_path: Path) -> None:
     parsed = page(run.folder.path)
     assert_well_formed(parsed)
     assert "No epoch was finished: there is nothing to judge." in parsed.text
-    assert "Not measured: evaluation (the run has no trained weights yet)." in parsed.text
+    assert "Not measured: evaluation, audit, scores (the run has no trained weights yet)." in parsed.text
 
 
 def test_names_are_text_and_no_markup(tmp_path: Path) -> None:
@@ -296,7 +298,41 @@ def test_a_study_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
     parsed = page(study.path)
     assert_well_formed(parsed)
     assert "6 of 6 members are not done: the same study command goes on." in parsed.text
-    assert "No member has trained weights yet" in parsed.text
+    assert "No member has finished an epoch yet" in parsed.text
+
+
+def without_weights(study: StudyFolder, *names: str) -> None:
+    """Make members what an archive of small files restores."""
+    for name in names:
+        study.member(name).weights_file.unlink()
+        shutil.rmtree(study.member(name).checkpoints)
+
+
+def test_a_study_without_weights_is_reported_with_all_that_needs_none(tmp_path: Path) -> None:
+    study = small_study(tmp_path)
+    without_weights(study, *study.read().members)
+    parsed = Parsed(vaelid.report(study.path, device="cpu").read_text("utf-8"))
+    assert_well_formed(parsed)
+    assert "No member's trained weights are in this folder" in parsed.text
+    why = "its trained weights, model.safetensors, are not in the folder, a copy of its small files"
+    assert f"Not measured: evaluation, audit, scores ({why})." in parsed.text
+    assert "vaelid evaluate" not in parsed.text and "vaelid audit" not in parsed.text, "no command here measures it"
+    shown = {attributes.get("id") for attributes in parsed.all("section", "figure")}
+    assert {"chart-validation_curves", "chart-validation_curves_log", "chart-effect_lr", "training", "questions"} <= shown
+    assert not {"images", "audit", "latents", "quality"} & shown
+    assert "lr=0.01 has the lowest validation −ELBO" in parsed.text
+    drawn = {path.name for path in study.figures.iterdir()}
+    assert {f"{name}.{kind}" for name in ("validation_curves", "validation_curves_log") for kind in ("png", "pdf", "csv")} <= drawn
+
+
+def test_a_member_with_weights_is_shown_before_one_without(tmp_path: Path) -> None:
+    study = small_study(tmp_path)  # lr=0.01 is chosen
+    assert read_study(study.path).run.name == "lr=0.01,seed=0"
+    without_weights(study, "lr=0.01,seed=0")
+    assert read_study(study.path).run.name == "lr=0.01,seed=1"
+    without_weights(study, "lr=0.01,seed=1")
+    assert read_study(study.path).run.name == "lr=0.1,seed=0", "the best of the others"
+    assert "It is shown because no weights of the chosen lr=0.01 are in the study's folder." in page(study.path).text
 
 
 def test_no_pdf_without_a_browser_and_no_work_before_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from vaelid.reporting.page.panels import write_numbers
 from vaelid.reporting.page.printing import find_browser, print_page
 from vaelid.reporting.page.study import read_study, shown_member
 from vaelid.reporting.page.study_panels import effect_figures
+from vaelid.reporting.studies import study_figures
 from vaelid.run import Run
 from vaelid.sweeps.ledger import StudyFolder
 from vaelid.sweeps.summary import Summary
@@ -64,6 +65,7 @@ def report(
     if studied:
         study = read_study(folder, problems)
         page = study_page(study)
+        study_figures(study.summary)
         effect_figures(study)
     else:
         page = run_page(read_run(folder, problems))
@@ -95,6 +97,8 @@ def _run_of(study: Path) -> Path | None:
 
 def _complete(run: Run, samples: int, studied: bool, reporter: Reporter) -> dict[str, str]:
     """Measure what is missing; why something cannot be measured, by its name."""
+    if studied and not run.folder.weights_file.is_file():
+        return {}  # a copy without weights: the page says so
     problems: dict[str, str] = {}
     work: dict[str, Callable[[], object]] = {
         EVALUATION: lambda: run.evaluate(SPLIT, samples, reporter=reporter),

@@ -43,6 +43,8 @@ STUDY_SECTIONS = {
     "effects": "Effects of the settings",
 }
 _RUN_OF_STUDY = {"run": "The run shown", **MEASURED}
+#: What needs no weights.
+_WITHOUT_WEIGHTS = ("run", "training", "questions", "settings", "provenance")
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,10 @@ def study_page(study: StudyFacts) -> Page:
     view |= {
         "title": study.name,
         "lead": _lead(study),
-        "anchors": {**STUDY_SECTIONS, **({} if run is None else _RUN_OF_STUDY)},
+        "anchors": {**STUDY_SECTIONS, **_sections_of(run)},
         "study": study,
         "run": run,
-        "run_lead": "" if run is None else f"{run.name}: {answers.what_it_is(run)}",
+        "run_lead": "" if run is None else f"{run.name}: {answers.what_it_is(run)}{_instead(study)}",
         "study_headline": study_headline(study),
         "study_findings": [*study_panels.found_in_words(study), *effects],
         "study_remarks": study_remarks(study),
@@ -172,6 +174,21 @@ def _lead(study: StudyFacts) -> str:
     axes = "; ".join(f"{axis}: {', '.join(map(str, values))}" for axis, values in ledger.grid.items()) or "nothing but the seed"
     seeds = f"{len(ledger.seeds)} seed{'' if len(ledger.seeds) == 1 else 's'}"
     return f"{len(ledger.members)} trainings from fresh weights, {seeds} each. What is varied: {axes}."
+
+
+def _sections_of(run: RunFacts | None) -> dict[str, str]:
+    """The sections of the run that a study's page shows: of one without weights, those that need none."""
+    if run is None:
+        return {}
+    return {name: title for name, title in _RUN_OF_STUDY.items() if run.has_weights or name in _WITHOUT_WEIGHTS}
+
+
+def _instead(study: StudyFacts) -> str:
+    """Why the run shown is none of the chosen combination, where one was chosen."""
+    chosen = study.ledger.combinations.get(study.chosen or "", [])
+    if not chosen or study.run is None or study.run.name in [member.name for member in chosen]:
+        return ""
+    return f" It is shown because no weights of the chosen {study.chosen} are in the study's folder."
 
 
 def _sentence(text: str) -> str:

@@ -30,7 +30,10 @@ SPLIT = "test"
 
 @dataclass(frozen=True)
 class Missing:
-    """Something that was not measured: which of the three, the command that measures it, and why there is nothing."""
+    """Something that was not measured: which of the three, the command that measures it, and why there is nothing.
+
+    Without weights in the folder the command is empty: nothing here measures it.
+    """
 
     what: str
     command: str
@@ -75,6 +78,11 @@ class RunFacts:
         return look(curve_of(self.history, diverged if outcome else "running", outcome))
 
     @property
+    def has_weights(self) -> bool:
+        """Whether its trained weights lie in the folder; a copy of its small files has none."""
+        return self.folder.weights_file.is_file()
+
+    @property
     def redraws(self) -> bool:
         """Whether validation sees other pixels of its images in every epoch."""
         return self.recipe.data.binarization == "resampled"
@@ -115,6 +123,8 @@ def read_run(path: Path | str, problems: Mapping[str, str] | None = None) -> Run
     weights = sha256(folder.weights_file) if folder.weights_file.is_file() else ""
     results = folder.read_json(folder.results_file)
     found, audit = results.get(SPLIT, {}), folder.read_json(folder.audit_file)
+    if not weights:  # without them nothing can be measured, whatever else stands in the way
+        problems = dict.fromkeys((EVALUATION, AUDIT, SCORING), _without_weights(folder))
     fresh = {
         EVALUATION: _is_of(found, weights),
         AUDIT: _is_of(audit, weights),
@@ -135,7 +145,7 @@ def read_run(path: Path | str, problems: Mapping[str, str] | None = None) -> Run
         scores=_scores_of(results, weights) or {},
         bdmc=bdmc if _is_of(bdmc, weights) else {},
         missing={
-            what: Missing(what, command_of(what, folder.path), _why(what, known[what], weights, problems or {}))
+            what: Missing(what, command_of(what, folder.path) if weights else "", _why(what, known[what], problems or {}))
             for what in fresh
             if not fresh[what]
         },
@@ -172,9 +182,14 @@ def _scores_of(results: Mapping[str, Any], weights: str) -> dict[str, Any] | Non
     return {**known[best], "key": best}
 
 
-def _why(what: str, known: bool, weights: str, problems: Mapping[str, str]) -> str:
+def _without_weights(folder: RunFolder) -> str:
+    """Whether there are no weights yet, or a copy lacks them: a training saves them with its first checkpoint."""
+    if folder.metrics() and not folder.checkpoints.is_dir():
+        return f"its trained weights, {folder.weights_file.name}, are not in the folder, a copy of its small files"
+    return "the run has no trained weights yet"
+
+
+def _why(what: str, known: bool, problems: Mapping[str, str]) -> str:
     if what in problems:
         return problems[what]
-    if not weights:
-        return "the run has no trained weights yet"
     return "the numbers that are there belong to other weights than the run has now" if known else "not done yet"

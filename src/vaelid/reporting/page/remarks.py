@@ -62,7 +62,10 @@ def gain_over_pixels(run: RunFacts) -> dict[str, Any] | None:
 
 def _not_measured(run: RunFacts) -> list[Remark]:
     sections = {"evaluation": "likelihood", "audit": "audit", "scores": "quality"}
-    return [Remark("warn", f"Not measured: {what} ({missing.why}).", sections[what]) for what, missing in run.missing.items()]
+    by_reason: dict[str, list[str]] = {}
+    for what, missing in run.missing.items():
+        by_reason.setdefault(missing.why, []).append(what)
+    return [Remark("warn", f"Not measured: {', '.join(them)} ({why}).", sections[them[0]]) for why, them in by_reason.items()]
 
 
 def _failed_checks(run: RunFacts) -> list[Remark]:

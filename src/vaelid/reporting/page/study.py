@@ -22,7 +22,7 @@ class StudyFacts:
     """A study's folder, read.
 
     Attributes:
-        run: the first finished member of the chosen combination, as a run; else the best that has weights; None without any
+        run: the member that ``shown_member`` names, as a run; None without any
     """
 
     summary: Summary
@@ -55,15 +55,18 @@ class StudyFacts:
 
 
 def shown_member(summary: Summary) -> str | None:
-    """Which member a page shows as a run: of the chosen combination, else the one with the lowest validation −ELBO."""
+    """Which member a page shows as a run: one with weights before one without, and of the chosen combination before any other.
+
+    Of several the first of the chosen combination, else the one with the lowest validation −ELBO; None if none has begun.
+    """
     chosen = summary.ledger.selection.get("chosen")
-    fit = [
-        name
-        for name, seen in summary.members.items()
-        if seen.kept is not None and summary.folder.member(name).weights_file.is_file()
-    ]
-    ours = [name for name in fit if summary.members[name].member.combination == chosen]
-    return next(iter(ours or sorted(fit, key=lambda name: summary.members[name].kept or 0.0)), None)
+    fit = {name: seen.kept for name, seen in summary.members.items() if seen.kept is not None}
+
+    def rank(name: str) -> tuple[bool, bool, float]:
+        ours = summary.members[name].member.combination == chosen
+        return not summary.folder.member(name).weights_file.is_file(), not ours, 0.0 if ours else fit[name]
+
+    return min(fit, key=rank, default=None)
 
 
 def read_study(path: Path | str, problems: Mapping[str, str] | None = None) -> StudyFacts:
@@ -169,8 +172,19 @@ def _looks(study: StudyFacts) -> list[Remark]:
     return []
 
 
+def _weights(study: StudyFacts) -> list[Remark]:
+    """Members of which only the small files are here: what needs a model cannot be shown."""
+    if study.run is None or study.run.has_weights:
+        return []
+    text = (
+        "No member's trained weights are in this folder, so its images, audit and sample quality cannot be measured here; what the "
+        "curves say, and the choice, need none."
+    )
+    return [Remark("note", text, "run")]
+
+
 Rule = Callable[[StudyFacts], Sequence[Remark]]
-RULES: tuple[Rule, ...] = (_endings, _choice, _verdicts, _undecided, _looks, _edges)
+RULES: tuple[Rule, ...] = (_endings, _choice, _verdicts, _undecided, _looks, _edges, _weights)
 
 
 def study_headline(study: StudyFacts) -> list[tuple[str, str, str]]:
