@@ -41,11 +41,14 @@ def test_a_nan_loss_stops_at_once_and_keeps_the_last_good_checkpoint(tmp_path: P
     assert "learning rate" in caught.value.remedy
     assert notes.steps == 8
     assert RunFolder(tmp_path / "run").weights(), "the best weights so far were not written"
+    folder = RunFolder(tmp_path / "run")
+    assert folder.read_json(folder.environment_file)["outcome"] == f"diverged: {caught.value.problem}"
     # The same command again starts from the last good checkpoint; without the poison it ends well.
     monkeypatch.undo()
     train(tmp_path / "run", tiny())
     train(tmp_path / "whole", tiny())
     assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert folder.read_json(folder.environment_file)["outcome"] == "all 3 epochs done"
 
 
 def test_a_failure_names_the_weights_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,12 @@ from PIL import Image
 
 import vaelid
 import vaelid.run
-from tiny_runs import TINY, evaluated, no_figures, pixels, trained
+from tiny_runs import TINY, Program, evaluated, no_figures, pixels, trained
 from vaelid.errors import DataError, Diverged, Interrupted, MachineError, PartError, RunError, SettingError, UserError
 from vaelid.posteriors import GaussianPosterior
 from vaelid.recipe import read_recipe
 from vaelid.run import Run, carry_out
+from vaelid.training.begin import note_outcome
 from vaelid.training.request import base_recipe, request
 from vaelid.vae import VAE
 
@@ -126,7 +127,20 @@ def test_divergence_leaves_a_run_that_can_be_shown(tmp_path: Path) -> None:
     settings = {**QUICK, "optimizer.name": "sgd", "optimizer.lr": 1e30, "training.epochs": 5}
     with pytest.raises(Diverged, match="learning rate"):
         vaelid.train("digits", out=tmp_path / "run", device="cpu", settings=settings)
-    assert vaelid.open_run(tmp_path / "run").about["outcome"] != "all 5 epochs done"
+    assert vaelid.open_run(tmp_path / "run").about["outcome"].startswith("diverged: Training stopped at step ")
+
+
+def test_show_report_and_compare_say_that_a_run_diverged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, other = evaluated(tmp_path, "run"), evaluated(tmp_path, "other")
+    note_outcome(run.folder, "diverged: Training stopped at step 9 (epoch 3, lr 1): the loss became nan.")
+    program = Program(capsys)
+    assert "2 epochs in 0 s; diverged: Training stopped at step 9" in " ".join(program("show", run.folder.path).out.split())
+    compared = " ".join(program("compare", other.folder.path, run.folder.path).out.split())
+    assert f"{run.folder.path} diverged in training: its numbers are of the weights kept before that." in compared
+    assert f"{other.folder.path} diverged" not in compared
+    page = vaelid.report(run.folder.path, as_is=True).read_text("utf-8")
+    assert "Training: diverged after 2 epochs" in page
+    assert "not finished" not in page
 
 
 def test_carry_out_trains_on_the_device_asked_for(tmp_path: Path) -> None:

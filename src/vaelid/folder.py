@@ -36,6 +36,9 @@ _ABOUT_DATA = ("shape", "support", "fingerprint")
 _SPLITS = ("train", "validation", "test", "input")
 _ABOUT_RESULTS = ("neg_elbo", "nll", "kind", "images", "data", "environment")
 
+#: How the outcome in environment.json of a training that diverged begins.
+DIVERGED = "diverged"
+
 #: Entries of a split in results.json beside its bounds; each says of how many images it is.
 BEYOND = ("ais", "gaps", "aggregate")
 #: How the figures of the epochs that improved begin; the epoch follows.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from vaelid.evaluation.collect import Arrays
 from vaelid.evaluation.compare import Comparison, compare_results
 from vaelid.evaluation.evaluate import Plan, provenance
 from vaelid.evaluation.latents import posterior_mean
-from vaelid.folder import RunFolder
+from vaelid.folder import DIVERGED, RunFolder
 from vaelid.judging import Subject, covered, judge, look_first
 from vaelid.progress import Reporter, Silent
 from vaelid.recipe import Recipe
@@ -373,7 +374,10 @@ def compare(*paths: Path | str, split: str = "test", anyway: bool = False) -> Co
             raise RunError(
                 f"{run.folder.path} was not evaluated on the {split} split.", f"vaelid evaluate {run.folder.path} --split {split}"
             )
-    return compare_results([str(run.folder.path) for run in runs], [run.results[split] for run in runs], values, split, anyway)
+    compared = compare_results([str(run.folder.path) for run in runs], [run.results[split] for run in runs], values, split, anyway)
+    diverged = [run for run in runs if str(run.about.get("outcome") or "").startswith(DIVERGED)]
+    notes = [f"{run.folder.path} diverged in training: its numbers are of the weights kept before that." for run in diverged]
+    return replace(compared, notes=tuple(notes))
 
 
 def _plan(samples: int, elbo_samples: int, seed: int, images: int) -> Plan:

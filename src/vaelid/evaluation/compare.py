@@ -42,12 +42,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows per quantity; the first row is the reference. ``warnings`` say what is not comparable, if that was waved through."""
+    """Rows per quantity; the first row is the reference. ``warnings`` say what is not comparable, if that was waved through;
+    ``notes`` what else a reader of the numbers has to know.
+    """
 
     split: str
     images: int
     rows: Mapping[str, tuple[Row, ...]]
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def compare_results(

@@ -89,14 +89,15 @@ def comparison_table(comparison: Comparison) -> RenderableType:
     yardstick = "'independent pixels' has no latents: one value for both."
     if labels:
         labels.append(Text("The differences are shown because of --anyway; they do not say which model is better."))
-        return Group(*labels, simple_table(f"{comparison.split} split, nats per image", columns, rows), Text(yardstick))
+        table = simple_table(f"{comparison.split} split, nats per image", columns, rows)
+        return Group(*labels, table, Text(yardstick), *map(Text, comparison.notes))
     title = f"{counted(comparison.images, comparison.split)}, nats per image, lower is better"
     meaning = (
         f"A positive difference: the reference (first row) is better. {yardstick} The paired error is about the choice of "
         "images: other seeds of training move each value, too (vaelid study --seeds), and bounds may lie unequally far above "
         "the truth."
     )
-    return Group(simple_table(title, columns, rows), Text(meaning))
+    return Group(simple_table(title, columns, rows), Text(meaning), *map(Text, comparison.notes))
 
 
 def parts_table(kind: str) -> RenderableType:
@@ -125,7 +126,7 @@ def run_summary(folder: RunFolder, recipe: Recipe, about: Mapping[str, Any]) -> 
         ("model", f"{parts}, {recipe.model.latent} latents"),
         ("objective", f"{recipe.objective.name} {_settings(recipe.objective.options)}"),
         ("optimizer", f"{recipe.optimizer.name} {_settings(recipe.optimizer.options)}, {schedule}"),
-        ("trained", f"{len(history)} epochs in {seconds:.0f} s; {outcome}"),
+        ("trained", f"{len(history)} epoch{'' if len(history) == 1 else 's'} in {seconds:.0f} s; {outcome}"),
         ("best epoch", _best_epoch(history)),
         ("weights", f"those of the {recipe.training.keep} epoch"),
         ("made by", f"{made_by}, {about['processor']}"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from torch import nn
 from vaelid import kernels
 from vaelid.build import build_model, build_objective, build_optimizer, build_schedule
 from vaelid.data import Data, Shades
-from vaelid.errors import DataError, MachineError, PartError, RunError, SupportError, VaelidError
+from vaelid.errors import DataError, Diverged, MachineError, PartError, RunError, SupportError, VaelidError
 from vaelid.evaluation.likelihood import PosteriorDraws
-from vaelid.folder import RunFolder, write_atomic
+from vaelid.folder import DIVERGED, RunFolder, write_atomic
 from vaelid.likelihoods import Likelihood
 from vaelid.progress import Reporter
 from vaelid.recipe import Recipe
@@ -106,15 +106,20 @@ def under_way(
         start_afresh(training, recipe, code_from, conditions, reporter)
     else:
         go_on(training, recipe, reporter)
-    with tracked(conditions.trackers, folder, recipe.flat(), training.history, reporter) as training.track:
-        if training.outcome:
-            training.save_kept()
-            reporter.say(f"{folder.path} is finished: {training.outcome}. Raise --epochs or --patience to go on.")
-        else:
-            if not first:
-                training.engine = keep_engine(training, recipe)
-            note_outcome(folder, "")
-        yield training
+    try:
+        with tracked(conditions.trackers, folder, recipe.flat(), training.history, reporter) as training.track:
+            if training.outcome:
+                training.save_kept()
+                reporter.say(f"{folder.path} is finished: {training.outcome}. Raise --epochs or --patience to go on.")
+            else:
+                if not first:
+                    training.engine = keep_engine(training, recipe)
+                note_outcome(folder, "")
+            yield training
+    except Diverged as error:  # the same command still tries again, from the last checkpoint
+        with suppress(MachineError):  # the divergence is the news, not a disk that refuses a note of it
+            note_outcome(folder, f"{DIVERGED}: {error.problem}")
+        raise
     note_outcome(folder, training.outcome)
 
 

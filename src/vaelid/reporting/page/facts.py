@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from vaelid.evaluation.bdmc import BDMC
-from vaelid.folder import RunFolder
+from vaelid.folder import DIVERGED, RunFolder
 from vaelid.recipe import Recipe
 from vaelid.scoring.score import SCORES
-from vaelid.sweeps.curves import FINISHED, Facts, curve_of, look
+from vaelid.sweeps import curves
 from vaelid.usercode import sha256
 
 Arrays = dict[str, np.ndarray]
@@ -71,11 +71,11 @@ class RunFacts:
         return self.folder.path.resolve().name
 
     @cached_property
-    def curve(self) -> Facts:
+    def curve(self) -> curves.Facts:
         """What the validation curve says."""
         outcome = self.about.get("outcome") or ""
-        diverged = "diverged" if outcome.startswith("diverged") else FINISHED
-        return look(curve_of(self.history, diverged if outcome else "running", outcome))
+        ended = curves.DIVERGED if outcome.startswith(DIVERGED) else curves.FINISHED
+        return curves.look(curves.curve_of(self.history, ended if outcome else "running", outcome))
 
     @property
     def has_weights(self) -> bool:
