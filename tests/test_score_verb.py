@@ -13,13 +13,17 @@ import vaelid
 from data_fixtures import settings
 from tiny_runs import Program, no_figures, trained
 from vaelid.data import Data, Images, load_data, split_data
+from vaelid.data.store import cache_folder
 from vaelid.errors import CheckFailed, DataError, MachineError, UserError
 from vaelid.progress import Silent
 from vaelid.scoring import classifier
 from vaelid.scoring.classifier import classifier_of
 from vaelid.scoring.extractors import settle_extractor
-from vaelid.scoring.images import other_real, settle_count, trivial_images
+from vaelid.scoring.features import extract
+from vaelid.scoring.images import other_real, real_images, settle_count, trivial_images
+from vaelid.scoring.kept import training_features
 from vaelid.scoring.projection import RandomProjection
+from vaelid.scoring.score import Yardstick
 from vaelid.supports import REAL
 
 pytestmark = pytest.mark.usefixtures(no_figures.__name__)
@@ -34,6 +38,48 @@ def run(capsys: pytest.CaptureFixture[str]) -> Program:
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A classifier in seconds."""
     monkeypatch.setattr(classifier, "_LEAST_STEPS", 60)
+
+
+def features_of_training(data: Data, looks: list[int]) -> torch.Tensor:
+    """The features of the training images as ``Yardstick`` asks for them; ``looks`` gets an entry when they are computed."""
+    extractor = RandomProjection(data.shape)
+
+    def look() -> torch.Tensor:
+        looks.append(len(data.train))
+        return extract(extractor, real_images(data.train, len(data.train))).values
+
+    return training_features(data.train, extractor, look)
+
+
+def test_features_of_the_training_images_are_computed_once_per_data_and_extractor() -> None:
+    looks: list[int] = []
+    data, fewer = (load_data(settings("digits", train_limit=count)) for count in (100, 99))
+    first = features_of_training(data, looks)
+    assert torch.equal(features_of_training(data, looks), first), "to the last bit"
+    assert looks == [100]
+    features_of_training(fewer, looks)
+    assert looks == [100, 99], "other images have other features"
+    redrawn = load_data(settings("digits", train_limit=100, binarization="resampled"))
+    for _ in range(2):
+        features_of_training(redrawn, looks)
+    assert looks == [100, 99, 100, 100], "pixels that are redrawn have none to keep"
+
+
+def test_a_damaged_file_of_features_is_named() -> None:
+    data = load_data(settings("digits", train_limit=50))
+    features_of_training(data, [])
+    [file] = (cache_folder() / "extractors").glob("training-*.safetensors")
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(MachineError, match=r"training-random-projection.* is damaged: .*\nRemove it"):
+        features_of_training(data, [])
+
+
+@pytest.mark.usefixtures(few_steps.__name__)
+def test_scores_are_the_same_with_features_that_were_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = trained(tmp_path)
+    fresh = opened.score()
+    monkeypatch.setattr(Yardstick, "_look_at_training", lambda _: pytest.fail("they are kept"))
+    assert opened.score()["scores"] == fresh["scores"]
 
 
 def unlabeled(data: Data) -> Data:
@@ -56,11 +102,13 @@ def test_score_from_the_command_line(tmp_path: Path, run: Program) -> None:
         "IS-classifier",
         "coverage-classifier",
         "all against test images",
-        "real: validation images; trivial: independent pixels",
+        "real: other real images (validation); independent pixels: each with its own distribution in the training images",
+        "pixels ┃ better",
         "trained on 128 images",
         f"weights {opened.weights_digest[:12]}…",
     ):
         assert text in printed, text
+    assert "trivial" not in printed, "one name for one thing"
     assert "FID" not in printed
     assert "KID" not in printed
     again = run(*words, "--mean", "-n", 25, "--json")
@@ -69,7 +117,7 @@ def test_score_from_the_command_line(tmp_path: Path, run: Program) -> None:
     assert opened.results["scores"]["test/means/classifier"] == found
     assert list(opened.results["scores"]) == ["test/draws/classifier", "test/means/classifier"]
     assert (found["images_per_set"], found["pixels"]) == (25, "means of p(x|z)")
-    [file] = list((Path(classifier.cache_folder()) / "extractors").glob("*.safetensors"))
+    [file] = list((Path(classifier.cache_folder()) / "extractors").glob("classifier-*.safetensors"))
     assert found["extractor"]["sha256"] == classifier.hashlib.sha256(file.read_bytes()).hexdigest()
     assert 0 <= found["extractor"]["test_accuracy"] <= 1
     assert found["sets"]["reference"]["fingerprint"] == opened.split("test").fingerprint
@@ -153,7 +201,7 @@ def test_the_classifier_learns_digits() -> None:
 def test_a_damaged_classifier_is_told() -> None:
     data = load_data(settings("digits", train_limit=100, held_out_limit=20))
     classifier_of(data, Silent())
-    [file] = list((classifier.cache_folder() / "extractors").glob("*.safetensors"))
+    [file] = list((classifier.cache_folder() / "extractors").glob("classifier-*.safetensors"))
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(MachineError, match=r"is damaged: .*\nRemove it; the classifier is then trained again"):
         classifier_of(data, Silent())

@@ -1,1 +1,1 @@
-"""How good are the images that a model makes: scores of features, each beside real data and a trivial model on the same scale."""
+"""How good are the images that a model makes: scores of features, each beside real data and independent pixels on one scale."""

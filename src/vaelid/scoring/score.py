@@ -1,4 +1,4 @@
-"""All scores of a model, each beside two anchors on the same scale: real images, and a trivial model.
+"""All scores of a model, each beside two anchors on the same scale: real images, and independent pixels.
 
     model    N images from the model                  real     N other real images: the best that can be hoped for
     trivial  N images of independent pixels            reference  N real images, that all three are scored against
@@ -21,6 +21,7 @@ from vaelid.scoring.features import Extractor, Features, extract
 from vaelid.scoring.frechet import frechet_scores
 from vaelid.scoring.images import model_images, other_real, real_images, trivial_images
 from vaelid.scoring.inception_score import inception_scores
+from vaelid.scoring.kept import training_features
 from vaelid.scoring.kernel import kernel_scores
 from vaelid.scoring.memorization import Cells, HeldOut, cells_of, copying_scores, nearest_training
 from vaelid.scoring.neighbors import NEAREST, neighbor_scores
@@ -44,7 +45,7 @@ class Quantity:
 
 
 QUANTITIES: dict[str, Quantity] = {
-    "fd": Quantity("FD", "lower", "squared Fréchet distance of fitted Gaussians; too large by about b/N", "FID"),
+    "fd": Quantity("FD", "lower", "squared Fréchet distance of fitted Gaussians; too large by a bias that falls as 1/N", "FID"),
     "fd_infinity": Quantity("FD∞", "lower", "the same, extrapolated to N → ∞", "FID∞"),
     "kernel": Quantity("KD", "lower", "unbiased MMD², cubic kernel; 0 in expectation for equal distributions", "KID"),
     "is": Quantity("IS", "higher", "exp mean KL(p(y|x) ‖ p(y)); never looks at real images", "IS"),
@@ -104,10 +105,9 @@ class Yardstick:
             "real": (real_images(self.real, count), count),
             "trivial": (trivial_images(data.train, count, plan.seed), count),
             "reference": (real_images(reference, count), count),
-            "training": (real_images(data.train, len(data.train)), len(data.train)),
         }
         self._features = {name: self._look(images, size, name) for name, (images, size) in sets.items()}
-        training = self._features["training"].values
+        training = self._training = training_features(data.train, extractor, self._look_at_training)
         # Which set tells how far new images lie from training: the reference, unless that *is* the training images.
         self._held_out = "real" if reference.name == data.train.name else "reference"
         held_out, self._cells = self._features[self._held_out].values, cells_of(training, plan.seed)
@@ -142,6 +142,10 @@ class Yardstick:
             "seed": plan.seed,
         }
 
+    def _look_at_training(self) -> Tensor:
+        train = self.data.train
+        return self._look(real_images(train, len(train)), len(train), "training").values
+
     def _look(self, images: Iterator[Tensor], count: int, name: str) -> Features:
         def ticking() -> Iterator[Tensor]:
             for x in images:
@@ -153,7 +157,7 @@ class Yardstick:
 
     def _score(self, who: str, features: Features) -> dict[str, Any]:
         """The scores of one set, by quantity, as summaries."""
-        copying = None if who == self._held_out else (self._cells, self._distances, self._features["training"].values)
+        copying = None if who == self._held_out else (self._cells, self._distances, self._training)
         with self.reporter.bar(f"scores of {who}", 1):
             scores = _scores_of(features, self._features["reference"].values, copying, self.plan.seed)
             self.reporter.advance(1)
