@@ -134,7 +134,7 @@ def test_the_verdict_comes_first_then_what_failed_then_a_line_for_each_test(
         ("prior", "stein", "3 pass", "p = 0.02"),
         ("prior", "contract", "2 pass", "error 0.7 (at most 1)"),
         ("posterior", "stein", "1 fail", "p = 1e-09"),
-        ("prior", "support", "1 undecided, 1 skipped", ""),
+        ("prior", "support", "1 undecided, 1 skipped", "skipped: declares none"),
     ]
     everything = run("audit", "x", "--verbose").out
     assert everything.startswith("audit of x: fail")

@@ -171,6 +171,25 @@ def test_the_support_is_read_from_the_values(tmp_path: Path, array: np.ndarray, 
     assert stored[0].tolist() == array[0].astype(np.float32).tolist()
 
 
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.array([[0.0, 128.0, 255.0]]), r"float64 numbers that are all whole, from 0 to 255.*\n.*uint8.*\(images / 255\)"),
+        (np.array([[0.0, 16.0]], dtype=np.float32), r"all whole, from 0 to 16.*\n.*\(images / 16\)"),
+    ],
+)
+def test_gray_values_saved_as_floats_are_refused_with_the_range_found(tmp_path: Path, array: np.ndarray, said: str) -> None:
+    with pytest.raises(DataError, match=f"(?s){said}"):
+        read(tmp_path, array)
+    assert read(tmp_path, array / array.max()).support == (UNIT if array.max() == 255 else BINARY)
+    assert read(tmp_path, array.astype(np.uint8)).support == BYTES
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.5, 200.0], [-1.0, 0.0, 255.0], [0.0, 256.0]])
+def test_other_real_numbers_are_no_gray_values(tmp_path: Path, values: list[float]) -> None:
+    assert read(tmp_path, np.array([values])).support == REAL
+
+
 def test_levels_may_be_given(tmp_path: Path) -> None:
     assert read(tmp_path, np.array([[0, 1, 16]]), levels=17).support == levels(17)
     assert read(tmp_path, np.array([[0, 1]]), levels=256).support == BYTES

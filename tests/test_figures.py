@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import vaelid
-from tiny_runs import evaluated, pixels, trained
+from tiny_runs import SAMPLES, evaluated, pixels, trained
 from vaelid.cli import main
 from vaelid.errors import MachineError
 from vaelid.evaluation.evaluate import Arrays
@@ -86,13 +86,14 @@ def test_nothing_of_an_earlier_evaluation_is_left(tmp_path: Path) -> None:
 def drawn(run: Run, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the plots are given when the figures of the test split are drawn again."""
     given: dict[str, Any] = {}
-    for name in ("image_grid", "paired_grid", "nll_histogram", "likeliest_and_unlikeliest", "latent_map", "components_grid"):
+    drawing = ("image_grid", "paired_grid", "nll_histogram", "likeliest_and_unlikeliest", "latent_map", "components_grid")
+    for name in (*drawing, "kl_per_dimension"):
 
-        def noted(*arguments: Any, _name: str = name, **_: Any) -> None:
+        def noted(*arguments: Any, _name: str = name, heading: str = "") -> None:
             given.setdefault(_name, []).append(arguments)
+            given.setdefault("headings", {})[_name] = heading
 
         monkeypatch.setattr(plots, name, noted)
-    monkeypatch.setattr(plots, "kl_per_dimension", lambda kl: given.setdefault("kl", kl))
     monkeypatch.setattr(plots, "save_figure", lambda *_: [])
     evaluation_figures(run.folder, "test", ("zero", "one"))
     return given
@@ -121,11 +122,29 @@ def test_figures_show_what_the_results_say(tmp_path: Path, monkeypatch: pytest.M
     assert 0 < explained.sum() <= 1
     np.testing.assert_array_equal(labels, values["labels"])
     assert label_names == ("zero", "one")
-    np.testing.assert_array_equal(given["kl"], results["kl_per_dimension"])
+    ((kl,),) = given["kl_per_dimension"]
+    np.testing.assert_array_equal(kl, results["kl_per_dimension"])
     ((components, weights),) = given["components_grid"]
     assert components.shape == (4, 1, 8, 8)
     assert weights.sum() == pytest.approx(1)
     assert list(weights) == sorted(weights, reverse=True)
+
+
+def test_a_figure_alone_names_its_images_its_bound_and_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = evaluated(tmp_path)
+    headings = drawn(run, monkeypatch)["headings"]
+    bound = f"30 test images: −log p(x), bound with K = {SAMPLES}, errs upward"
+    assert headings["nll_histogram"] == headings["likeliest_and_unlikeliest"] == bound
+    rate = run.results["test"]["neg_elbo"]["rate"]
+    unequal = "which is not their sum: the prior does not factorize"
+    assert headings["kl_per_dimension"] == f"mean over 30 test images; rate {rate:.1f} nats, {unequal}"
+    assert headings["components_grid"] == "pixel means at the prior's component means, with their weights in the prior"
+    results = run.results
+    results["test"] |= {"prior_factorizes": True, "kind": "density"}
+    run.folder.write_json(run.folder.results_file, results)
+    headings = drawn(run, monkeypatch)["headings"]
+    assert headings["kl_per_dimension"] == f"mean over 30 test images; rate {rate:.1f} nats"
+    assert "−log density, bound with" in headings["nll_histogram"]
 
 
 def test_a_density_is_called_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

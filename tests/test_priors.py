@@ -94,3 +94,5 @@ def test_too_few_images_for_the_components_are_an_error(monkeypatch: pytest.Monk
 def test_fewer_images_than_components_are_an_error() -> None:
     with pytest.raises(PartError, match=r"3 encoded images could not be grouped into prior.components = 4"):
         MixturePrior(latent=2, components=4, init="k-means").initialize(torch.randn(3, 2))
+    with pytest.raises(PartError, match=r"^1 encoded image could not be grouped"):
+        MixturePrior(latent=2, components=4, init="k-means").initialize(torch.randn(1, 2))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import sys
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from vaelid import progress
+from vaelid.evaluation.collect import collect
 from vaelid.progress import LiveBar, NotebookBar, PlainLines, Silent, default_reporter
 
 
@@ -53,6 +56,31 @@ def test_words_put_off_the_next_progress_line(capfd: pytest.CaptureFixture[str],
             clock[0] += 2.0
             reporter.advance(1, "epoch 1 loss 3")
     assert capfd.readouterr().err.splitlines() == ["epoch 1", "epoch 2", "epoch 3"]
+
+
+@pytest.mark.parametrize(
+    ("units", "lines"),
+    [
+        (0, ["evaluating: 2 of 4", "evaluating: 4 of 4"]),
+        (
+            2,
+            [
+                f"annealing: {done} of 8 image {images} of 4"
+                for done, images in ((2, "1 to 2"), (4, "1 to 2"), (6, "3 to 4"), (8, "3 to 4"))
+            ],
+        ),
+    ],
+)
+def test_a_bar_that_counts_images_says_their_numbers_once(
+    units: int, lines: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    def work(positions: torch.Tensor, tick: Callable[[], None]) -> dict[str, torch.Tensor]:
+        for _ in range(units):
+            tick()
+        return {"nll": positions}
+
+    collect(4, 2, units, work, PlainLines(every=0.0), "annealing" if units else "evaluating")
+    assert capfd.readouterr().err.splitlines() == lines
 
 
 def terminal() -> Console:

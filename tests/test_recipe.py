@@ -168,7 +168,7 @@ def test_overrides_change_one_setting_each() -> None:
     [
         ("training.epoch", 3, r"no setting of training named 'epoch'.\nDid you mean 'epochs'"),
         ("train.epochs", 3, r"no setting named 'train.epochs'.\nDid you mean 'training.epochs'"),
-        ("training", 3, r"no setting named 'training'"),
+        ("training", 3, r"no setting named 'training'.\nDid you mean .*\? `vaelid train --dry-run` lists all \d+\.$"),
         ("code.x", "a", r"no setting named 'code.x'"),
         ("training.epochs", CommandText("0"), r"training.epochs must be ≥ 1; it is 0"),
         ("prior.name", "mixtur", r"no prior named 'mixtur'.\nDid you mean 'mixture'"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-import shutil
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -14,16 +13,14 @@ import pytest
 
 import vaelid
 import vaelid.publishing
-from report_helpers import Parsed, add_scores, changed, small_study, whole
+from report_helpers import Parsed, add_audit, add_scores, changed, small_study, whole
 from tiny_runs import Program, evaluated, trained
 from vaelid.errors import CheckFailed, MachineError, RunError, UserError
 from vaelid.parts import KINDS
 from vaelid.reporting.page.facts import read_run
-from vaelid.reporting.page.study import read_study
-from vaelid.reporting.page.tables import certificates
+from vaelid.reporting.page.tables import certificates, headline
 from vaelid.reporting.page.theory import block, known
 from vaelid.run import Run
-from vaelid.sweeps.ledger import StudyFolder
 
 MOST_BYTES = 5_000_000
 LOADED = ("src", "href", "xlink:href", "srcset", "poster", "data")
@@ -114,9 +111,28 @@ def test_the_figures_are_those_of_the_folder(tmp_path: Path) -> None:
     assert "upper bound on the true NLL in expectation" in text
     assert f"distortion {found['neg_elbo']['distortion']:.2f} + rate {found['neg_elbo']['rate']:.2f}" in text
     assert "FD-classifier 20, between 3 (other real images) and 70 (independent pixels)" in text
-    assert "2 findings, judged together by Holm's procedure at a family-wise error of 0.1 %" in text
+    assert "2 hypotheses, judged together by Holm's procedure at a family-wise error of 0.1 %" in text
+    assert "2 hypotheses tested, none failed" in text
+    kl, rate = sum(found["kl_per_dimension"]), found["neg_elbo"]["rate"]
+    assert f"They sum to {kl:.1f} nats; the rate is {rate:.1f}." in text
+    assert f"with K = {found['nll']['samples']}, which errs upward" in text
     for section, values in run.recipe.to_dict().items():
         assert section in text or not values
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        (("pass", "pass", "skipped"), "2 hypotheses tested, none failed; 1 skipped"),
+        (("fail", "pass", "undecided"), "3 hypotheses tested, 1 failed; 1 undecided"),
+        (("pass",), "1 hypothesis tested, none failed"),
+    ],
+)
+def test_the_tile_of_the_audit_says_how_many_were_tested(verdicts: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    run = whole(tmp_path)
+    add_audit(run.folder, *verdicts)
+    [tile] = [about for name, _, about in headline(read_run(run.folder.path)) if name == "audit"]
+    assert tile == said
 
 
 def test_the_numbers_behind_the_charts_are_written(tmp_path: Path) -> None:
@@ -299,40 +315,6 @@ def test_a_study_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
     assert_well_formed(parsed)
     assert "6 of 6 members are not done: the same study command goes on." in parsed.text
     assert "No member has finished an epoch yet" in parsed.text
-
-
-def without_weights(study: StudyFolder, *names: str) -> None:
-    """Make members what an archive of small files restores."""
-    for name in names:
-        study.member(name).weights_file.unlink()
-        shutil.rmtree(study.member(name).checkpoints)
-
-
-def test_a_study_without_weights_is_reported_with_all_that_needs_none(tmp_path: Path) -> None:
-    study = small_study(tmp_path)
-    without_weights(study, *study.read().members)
-    parsed = Parsed(vaelid.report(study.path, device="cpu").read_text("utf-8"))
-    assert_well_formed(parsed)
-    assert "No member's trained weights are in this folder" in parsed.text
-    why = "its trained weights, model.safetensors, are not in the folder, a copy of its small files"
-    assert f"Not measured: evaluation, audit, scores ({why})." in parsed.text
-    assert "vaelid evaluate" not in parsed.text and "vaelid audit" not in parsed.text, "no command here measures it"
-    shown = {attributes.get("id") for attributes in parsed.all("section", "figure")}
-    assert {"chart-validation_curves", "chart-validation_curves_log", "chart-effect_lr", "training", "questions"} <= shown
-    assert not {"images", "audit", "latents", "quality"} & shown
-    assert "lr=0.01 has the lowest validation −ELBO" in parsed.text
-    drawn = {path.name for path in study.figures.iterdir()}
-    assert {f"{name}.{kind}" for name in ("validation_curves", "validation_curves_log") for kind in ("png", "pdf", "csv")} <= drawn
-
-
-def test_a_member_with_weights_is_shown_before_one_without(tmp_path: Path) -> None:
-    study = small_study(tmp_path)  # lr=0.01 is chosen
-    assert read_study(study.path).run.name == "lr=0.01,seed=0"
-    without_weights(study, "lr=0.01,seed=0")
-    assert read_study(study.path).run.name == "lr=0.01,seed=1"
-    without_weights(study, "lr=0.01,seed=1")
-    assert read_study(study.path).run.name == "lr=0.1,seed=0", "the best of the others"
-    assert "It is shown because no weights of the chosen lr=0.01 are in the study's folder." in page(study.path).text
 
 
 def test_no_pdf_without_a_browser_and_no_work_before_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 import vaelid
 import vaelid.run
 from tiny_runs import TINY, Program, evaluated, no_figures, pixels, trained
+from training_helpers import Notes
 from vaelid.errors import DataError, Diverged, Interrupted, MachineError, PartError, RunError, SettingError, UserError
 from vaelid.posteriors import GaussianPosterior
 from vaelid.recipe import read_recipe
@@ -227,6 +228,25 @@ def test_limit_takes_the_first_images(tmp_path: Path) -> None:
     whole = run.folder.read_arrays(run.folder.results / "test.npz")
     assert run.evaluate(samples=20, elbo_samples=3, limit=7)["images"] == 7
     np.testing.assert_allclose(run.folder.read_arrays(run.folder.results / "test.npz")["nll"], whole["nll"][:7], atol=1e-3)
+
+
+def test_a_second_evaluation_says_why(tmp_path: Path) -> None:
+    run, notes = evaluated(tmp_path), Notes()
+    kept = run.folder.results_file.read_bytes()
+    for words, how in {
+        "its result stands in": {},
+        "of K = 20": {"samples": 5},
+        "of other images (30)": {"limit": 7},
+        "of 3 draws for −ELBO, seed 0": {"elbo_samples": 4, "seed": 1},
+    }.items():
+        notes.said.clear()
+        run.evaluate(**{"samples": 20, "elbo_samples": 3, **how}, reporter=notes)  # type: ignore[arg-type]
+        [said] = [said for said in notes.said if "evaluated again" in said]
+        assert words in said
+        run.folder.results_file.write_bytes(kept)
+    notes.said.clear()
+    run.evaluate("validation", samples=5, elbo_samples=2, reporter=notes)
+    assert not [said for said in notes.said if "again" in said], "this one is the first"
 
 
 def test_a_quick_look_costs_no_better_result(tmp_path: Path) -> None:

@@ -11,7 +11,20 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from vaelid.errors import SettingError
-from vaelid.settings import CommandText, Count, Fraction, NonNegative, Option, Positive, Range, Unset, check, convert, options_of
+from vaelid.settings import (
+    CommandText,
+    Count,
+    Fraction,
+    NonNegative,
+    Option,
+    Positive,
+    Range,
+    Unset,
+    check,
+    convert,
+    options_of,
+    unknown,
+)
 
 
 class Part:
@@ -176,6 +189,12 @@ def test_unknown_names_get_the_nearest_known_one() -> None:
         check("prior", OPTIONS, {"size": 1, "cont": 3})
     with pytest.raises(SettingError, match=r"named 'zzzzzzzz'\.\nKnown: none"):
         check("prior", {}, {"zzzzzzzz": 3})
+    # A setting that another section has is meant more likely than one that is spelled alike; many are listed by a command.
+    many = [f"training.option{i}" for i in range(20)] + ["optimizer.lr"]
+    said = str(unknown("setting", "training.lr", many, listing="vaelid train --dry-run"))
+    assert "Did you mean 'optimizer.lr'" in said
+    assert said.endswith("`vaelid train --dry-run` lists all 21.")
+    assert "option7," not in said
     assert check("prior", OPTIONS, {"size": 1, "count": CommandText("2")}) == {"size": 1.0, "count": 2}
 
 

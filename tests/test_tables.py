@@ -211,8 +211,12 @@ def test_a_summary_tells_how_a_run_went(tmp_path: Path) -> None:
     assert row(table, "trained")[1].endswith("all 2 epochs done")
     best = min(run.metrics, key=lambda line: line["neg_elbo"])
     assert row(table, "best epoch")[1].startswith(f"{best['epoch']}: validation −ELBO {best['neg_elbo']:.3f} = distortion")
-    assert row(table, "weights")[1] == "those of the best epoch"
-    last = replace(run.recipe, training=replace(run.recipe.training, keep="last"))
+    average = "as a moving average over the steps (training.ema = 0.99)"
+    assert row(table, "weights")[1] == f"those of the best epoch, {average}"
+    assert row(table, "prior")[1] == "mixture components=4 init=normal"
+    plain = replace(run.recipe, training=replace(run.recipe.training, ema=0.0))
+    assert row(run_summary(run.folder, plain, run.about), "weights")[1] == "those of the best epoch"
+    last = replace(plain, training=replace(plain.training, keep="last"))
     assert row(run_summary(run.folder, last, run.about), "weights")[1] == "those of the last epoch"
     assert "torch" in row(table, "made by")[1]
     assert row(table, "user code")[1] == "none"

@@ -6,16 +6,20 @@ import dataclasses
 import json
 import math
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors
 import torch
 
 from training_helpers import CPU, Notes, assert_not_called, data_of, gray_data, metrics_of, ready, scripted, tiny, tiny_of, train
 from vaelid.build import build_model
-from vaelid.data import Split
-from vaelid.errors import MachineError, SupportError
+from vaelid.data import Images, Split
+from vaelid.data.settings import DataSettings
+from vaelid.data.splits import split_data
+from vaelid.errors import Diverged, MachineError, SupportError
 from vaelid.folder import RunFolder
 from vaelid.optimizers import Plateau
 from vaelid.supports import REAL, levels
@@ -345,3 +349,18 @@ def test_trouble_is_said_and_logged(tmp_path: Path) -> None:
     warnings = [text for text in notes.said if text.startswith("warning")]
     assert [text for text in warnings if "collapse" in text]
     assert set(warnings) < set((tmp_path / "log.txt").read_text().splitlines())
+
+
+@pytest.mark.parametrize(("scale", "told"), [(255.0, "from 0 to 255"), (1.0, "")])
+def test_real_pixels_far_from_the_usual_scale_are_told_before_training(scale: float, told: str, tmp_path: Path) -> None:
+    values = np.tile([-0.5 if scale == 1 else 0.0, 0.3, 0.7, 1.0], 30).reshape(30, 1, 2, 2) * scale
+    data = split_data(Images("own", torch.from_numpy(values).float(), REAL), DataSettings("own"))
+    notes = Notes()
+    with suppress(Diverged):  # as it may on that scale: then the warning was right
+        train(tmp_path, tiny(likelihood__name="gaussian", training__epochs=1), notes, data=data)
+    warnings = [said for said in notes.said if said.startswith("warning: pixels are real numbers")]
+    assert len(warnings) == bool(told)
+    if told:
+        assert told in warnings[0]
+        assert "Scale them to [0, 1]" in warnings[0]
+        assert notes.said.index(warnings[0]) < notes.said.index(LEGEND)

@@ -66,6 +66,9 @@ def judge(subject: Subject, split: Split, plan: Plan, reporter: Reporter, force:
         CheckFailed: if a guard fails or a mean is impossible, unless ``force``.
     """
     guarded = look_first(subject, split, force)
+    again = why_again(subject, split, plan)
+    if again:
+        reporter.say(again)
     about = {**plan.identity(), "fingerprint": split.fingerprint, "columns": _COLUMNS}
     file = _partial(subject.folder, split)
     values = kept(subject, file, about, lambda start, save: _bounds(subject, split, plan, reporter, start, save))
@@ -88,6 +91,30 @@ def judge(subject: Subject, split: Split, plan: Plan, reporter: Reporter, force:
     }
     _put_aside(subject, split, results, reporter)
     _write(subject, split, values, results)
+
+
+def why_again(subject: Subject, split: Split, plan: Plan) -> str:
+    """Why images that were evaluated before are evaluated again, in one sentence; empty where there is nothing earlier."""
+    folder = subject.folder
+    before = folder.read_json(folder.results_file).get(split.name, {})
+    if split.name == _INPUT or "guards" not in before:
+        return ""
+    made, now = before["environment"], {"weights": subject.weights, "vaelid": __version__, "fingerprint": split.fingerprint}
+    differs = {
+        "other weights": made["weights"] != now["weights"],
+        f"another version of vaelid ({made['vaelid']})": made["vaelid"] != now["vaelid"],
+        f"other images ({before['images']:,})": before["data"]["fingerprint"] != now["fingerprint"],
+        f"K = {before['nll']['samples']:,}": before["nll"]["samples"] != plan.samples,
+        f"{before['neg_elbo']['samples']:,} draws for −ELBO": before["neg_elbo"]["samples"] != plan.elbo_samples,
+        f"seed {before['seed']}": before["seed"] != plan.seed,
+    }
+    reasons = [reason for reason, holds in differs.items() if holds]
+    if reasons:
+        return f"the {split.name} split is evaluated again: the earlier result is of {', '.join(reasons)}"
+    return (
+        f"the {split.name} split is evaluated again; its result stands in {folder.results_file} already (vaelid show prints it): "
+        "same weights, images and samples, so it comes out the same, but for last digits where threads or device are others"
+    )
 
 
 def look_first(subject: Subject, split: Split, force: bool = False) -> list[Finding]:

@@ -129,7 +129,7 @@ def _clusters(z: np.ndarray, count: int) -> np.ndarray:
         except ClusterError:
             continue  # a cluster lost all its points; other starting points may do better
     raise PartError(
-        f"{len(z)} encoded images could not be grouped into prior.components = {count} clusters.",
+        f"{len(z)} encoded image{'' if len(z) == 1 else 's'} could not be grouped into prior.components = {count} clusters.",
         "Choose fewer components, or prior.init = normal.",
     )
 

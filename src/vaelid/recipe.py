@@ -137,7 +137,8 @@ class Recipe:
     def _changed(self, key: str, value: Any) -> Recipe:
         section, _, name = key.partition(".")
         if section not in SECTIONS or section == "code" or not name:
-            raise unknown("setting", key, [f"{s}.{o}" for s in SECTIONS for o in _keys(s, getattr(self, s))])
+            known = [f"{s}.{o}" for s in SECTIONS for o in _keys(s, getattr(self, s))]
+            raise unknown("setting", key, known, listing="vaelid train --dry-run")
         current = getattr(self, section)
         if not isinstance(current, Part):
             given = check(section, options_of(SECTIONS[section]), {name: value})

@@ -208,7 +208,7 @@ class Run:
         seed: int = 0,
         reporter: Reporter | None = None,
     ) -> dict[str, Any]:
-        """Sample quality beside real data and a trivial model, written to results.json under ``scores``.
+        """Sample quality beside real data and independent pixels, written to results.json under ``scores``.
 
         Args:
             split: the reference: ``train``, ``validation`` or ``test``
@@ -374,7 +374,9 @@ def compare(*paths: Path | str, split: str = "test", anyway: bool = False) -> Co
             raise RunError(
                 f"{run.folder.path} was not evaluated on the {split} split.", f"vaelid evaluate {run.folder.path} --split {split}"
             )
-    compared = compare_results([str(run.folder.path) for run in runs], [run.results[split] for run in runs], values, split, anyway)
+    compared = compare_results(
+        [str(run.folder.path) for run in runs], [run.results[split] for run in runs], values, split, anyway
+    )
     diverged = [run for run in runs if str(run.about.get("outcome") or "").startswith(DIVERGED)]
     notes = [f"{run.folder.path} diverged in training: its numbers are of the weights kept before that." for run in diverged]
     return replace(compared, notes=tuple(notes))

@@ -151,15 +151,26 @@ def convert(where: str, option: Option, value: Any) -> Any:
     return converted
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> SettingError:
-    """The error for a name that is in no table, with the nearest known names."""
+def unknown(kind: str, name: str, known: Iterable[str], listing: str = "") -> SettingError:
+    """The error for a name that is in no table, with the nearest known names.
+
+    Args:
+        listing: the command that lists all of them; it takes the place of the list where that is long
+    """
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    last = name.rpartition(".")[2]
+    namesakes = [other for other in known if "." in other and other.rpartition(".")[2] == last]  # in another section
+    close = [*namesakes, *(c for c in difflib.get_close_matches(name, known, n=3, cutoff=0.5) if c not in namesakes)][:3]
     hint = f"Did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
-    return SettingError(f"There is no {kind} named {name!r}.", f"{hint}Known: {', '.join(known) or 'none'}.")
+    told = f"Known: {', '.join(known) or 'none'}."
+    if listing and len(known) > _MOST_NAMED:
+        told = f"`{listing}` lists all {len(known)}."
+    return SettingError(f"There is no {kind} named {name!r}.", f"{hint}{told}")
 
 
 _UNFIT = object()
+#: More names than this are not told one by one, if a command lists them.
+_MOST_NAMED = 12
 
 
 def _without_unset(hint: Any) -> tuple[Any, str]:

@@ -19,7 +19,7 @@ from vaelid.recipe import from_toml
 from vaelid.reporting.figures import training_figures
 from vaelid.training.begin import DTYPE
 from vaelid.training.loop import Pace, fit
-from vaelid.training.start import Conditions, choose_device, numerics_of, under_way
+from vaelid.training.start import Conditions, choose_device, note_divergence, numerics_of, under_way
 from vaelid.training.surroundings import fixed_numerics, own_randomness, stop_on_signal
 from vaelid.training.together import Joint, Member, fit_together, groups
 from vaelid.training.tracking import trackers_of
@@ -68,6 +68,9 @@ class Together:
             for name, member in members.items():
                 training_figures(member.training.folder)
                 ended(name, ending(member))
+        for member in members.values():  # what left the folders above knew of no error
+            if isinstance(member.error, Diverged):
+                note_divergence(member.training.folder, member.error)
         if stop_asked():
             raise KeyboardInterrupt
 

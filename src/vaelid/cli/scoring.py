@@ -1,4 +1,4 @@
-"""The verb ``score``: how good the images are, beside real data and a trivial model."""
+"""The verb ``score``: how good the images are, beside real data and independent pixels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def score(
     device: Device = "auto",
     allow_code: AllowCode = False,
 ) -> None:
-    """Sample quality: Fréchet and kernel distance, precision, recall …, each beside real data and a trivial model."""
+    """Sample quality: Fréchet and kernel distance, precision, recall …, each beside real data and independent pixels."""
     from vaelid.progress import default_reporter
     from vaelid.reporting.scores import score_table
     from vaelid.reporting.tables import show

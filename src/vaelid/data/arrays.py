@@ -34,6 +34,8 @@ _UNREADABLE = (  # what the readers raise for damaged or foreign files
 LABEL_NAMES = ("labels", "y")
 IMAGE_NAMES = ("images", "x")
 
+_BRIGHTEST, _FEW_LEVELS = 255, 16  # the largest byte; the largest value of 17 levels, as small scanned digits have
+
 Choose = Callable[[Sequence[str]], Sequence[str]]  # the names in a file -> those to load, images first
 
 
@@ -157,10 +159,11 @@ def _labels(where: str, array: np.ndarray, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Survey:
-    """The range of all values and whether they are all 0 or 1."""
+    """The range of all values, and whether they are all whole, and all 0 or 1."""
 
     low: float
     high: float
+    whole: bool
     zero_one: bool
 
 
@@ -181,6 +184,13 @@ def _support_of_floats(where: str, array: np.ndarray, settings: DataSettings, ex
     fits = {BINARY: survey.zero_one, UNIT: survey.low >= 0 and survey.high <= 1, REAL: True}
     if expected is not None and fits.get(expected, False):
         return expected
+    if survey.whole and survey.low >= 0 and 1 < survey.high <= _BRIGHTEST:
+        raise DataError(
+            f"{where} holds {array.dtype} numbers that are all whole, from {survey.low:g} to {survey.high:g}: gray values. A "
+            "model of real numbers would give them densities and no probabilities, on a scale on which training may diverge.",
+            "Save them as uint8 (images.astype(numpy.uint8); data.levels says how many gray levels there are, if not 256), or "
+            f"scale them to [0, 1] (images / {_BRIGHTEST if survey.high > _FEW_LEVELS else survey.high:g}).",
+        )
     return next(support for support, holds in fits.items() if holds)
 
 
@@ -208,9 +218,16 @@ def _blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 def _survey(array: np.ndarray) -> _Survey:
     parts = [
-        _Survey(float(block.min()), float(block.max()), bool(((block == 0) | (block == 1)).all())) for _, block in _blocks(array)
+        _Survey(
+            float(block.min()),
+            float(block.max()),
+            bool((block == np.rint(block)).all()),
+            bool(((block == 0) | (block == 1)).all()),
+        )
+        for _, block in _blocks(array)
     ]
-    return _Survey(min(p.low for p in parts), max(p.high for p in parts), all(p.zero_one for p in parts))
+    flags = all(p.whole for p in parts), all(p.zero_one for p in parts)
+    return _Survey(min(p.low for p in parts), max(p.high for p in parts), *flags)
 
 
 def _refuse(where: str, array: np.ndarray, wrong: Callable[[np.ndarray], np.ndarray], rule: str, remedy: str) -> None:

@@ -50,7 +50,8 @@ def collect(
         with reporter.bar(title, count * max(units, 1), done * max(units, 1)):
             for first in range(done, count, together):
                 positions = torch.arange(first, min(first + together, count))
-                text = f"image {first + 1:,} to {int(positions[-1]) + 1:,} of {count:,}"
+                # Beside a bar that counts images their numbers would say the same again.
+                text = f"image {first + 1:,} to {int(positions[-1]) + 1:,} of {count:,}" if units > 1 else ""
                 tick = partial(reporter.advance, len(positions), text)
                 parts.append({name: value.detach().double().cpu().numpy() for name, value in work(positions, tick).items()})
                 if units == 0:

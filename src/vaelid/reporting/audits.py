@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -61,7 +61,7 @@ def audit_table(report: AuditReport, everything: bool = False) -> RenderableType
     in_full = [simple_table("failed or undecided", head, open_, lines=True)] if open_ else []
     groups = simple_table(
         "all tests (--verbose: every hypothesis)",
-        ("part", "test", "hypotheses", "least p-value, or largest error"),
+        ("part", "test", "hypotheses", "least p-value, or largest error; why skipped"),
         _groups(report),
     )
     return Group(*verdict, *in_full, groups)
@@ -72,7 +72,14 @@ def _groups(report: AuditReport) -> list[tuple[str, str, str, str]]:
     groups: dict[tuple[str, str], list[Finding]] = {}
     for finding in report.findings:
         groups.setdefault((finding.part, finding.test), []).append(finding)
-    return [(*key, _counts(found), min(found, key=_margin).evidence) for key, found in groups.items()]
+    return [(*key, _counts(found), _evidence(found)) for key, found in groups.items()]
+
+
+def _evidence(found: Sequence[Finding]) -> str:
+    """The evidence that came nearest to failing, and why what was skipped was."""
+    why = list(dict.fromkeys(finding.meaning for finding in found if finding.verdict == "skipped"))
+    said = [min(found, key=_margin).evidence, *([f"skipped: {'; '.join(why)}"] if why else [])]
+    return "; ".join(filter(None, said))
 
 
 def _margin(finding: Finding) -> float:

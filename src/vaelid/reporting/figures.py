@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from vaelid.errors import MachineError
 from vaelid.folder import EPOCH_FIGURE, RunFolder
 from vaelid.reporting import plots
+from vaelid.reporting.tables import counted
 
 EVALUATION_FIGURES = (
     *("generated_images", "generated_draws", "reconstructions", "latent_map"),
@@ -54,6 +55,7 @@ def evaluation_figures(folder: RunFolder, split: str, label_names: tuple[str, ..
     results = folder.read_json(folder.results_file)[split]
     values = folder.read_arrays(folder.results / f"{split}.npz")
     shown = folder.read_arrays(folder.samples / f"{split}.npz")
+    about = about_bound(results)
     figures = {
         "generated_images": plots.image_grid(shown["means"]),
         "generated_draws": plots.image_grid(shown["draws"]),
@@ -62,18 +64,23 @@ def evaluation_figures(folder: RunFolder, split: str, label_names: tuple[str, ..
         figures["reconstructions"] = plots.paired_grid(shown["originals"], shown["reconstructions"])
     if len(values["nll"]) > 1:
         unit = "−log p(x) bound" if results["kind"] == "probability" else "−log density bound"
-        figures["nll_histogram"] = plots.nll_histogram(values["nll"], results["nll"]["value"], results["nll"]["se"], unit)
+        nll = results["nll"]
+        figures["nll_histogram"] = plots.nll_histogram(values["nll"], nll["value"], nll["se"], unit, heading=about)
     if "likeliest" in shown:
         figures["likeliest_and_unlikeliest"] = plots.likeliest_and_unlikeliest(
-            shown["likeliest"], shown["likeliest_nll"], shown["unlikeliest"], shown["unlikeliest_nll"]
+            shown["likeliest"], shown["likeliest_nll"], shown["unlikeliest"], shown["unlikeliest_nll"], heading=about
         )
     if "mean" in values and len(values["mean"]) > 2:
         points, explained = principal_plane(values["mean"])
         figures["latent_map"] = plots.latent_map(points, values.get("labels"), label_names, explained)
     if results["kl_per_dimension"] is not None:
-        figures["kl_per_dimension"] = plots.kl_per_dimension(np.array(results["kl_per_dimension"]))
+        count, rate = counted(results["images"], results["data"]["split"]), results["neg_elbo"]["rate"]
+        figures["kl_per_dimension"] = plots.kl_per_dimension(
+            np.array(results["kl_per_dimension"]), heading=f"mean over {count}; rate {rate:.1f} nats{_unequal(results)}"
+        )
     if "components" in shown:
-        figures["prior_components"] = plots.components_grid(shown["components"], shown["component_weights"])
+        heading = "pixel means at the prior's component means, with their weights in the prior"
+        figures["prior_components"] = plots.components_grid(shown["components"], shown["component_weights"], heading=heading)
     place = figures_folder(folder, split)
     with _disk(folder):
         for name in EVALUATION_FIGURES:
@@ -81,6 +88,23 @@ def evaluation_figures(folder: RunFolder, split: str, label_names: tuple[str, ..
                 for ending in ("png", "pdf"):
                     (place / f"{name}.{ending}").unlink(missing_ok=True)
         return [path for name, figure in figures.items() for path in plots.save_figure(figure, place, name)]
+
+
+def about_bound(results: Mapping[str, Any]) -> str:
+    """Of which images the values are, and what kind of bound, for the heading of a figure.
+
+    >>> data = {"split": "test"}
+    >>> about_bound({"kind": "probability", "images": 359, "data": data, "nll": {"samples": 1000}})
+    '359 test images: −log p(x), bound with K = 1,000, errs upward'
+    """
+    quantity = "−log p(x)" if results["kind"] == "probability" else "−log density"
+    count = counted(results["images"], results["data"]["split"])
+    return f"{count}: {quantity}, bound with K = {results['nll']['samples']:,}, errs upward"
+
+
+def _unequal(results: Mapping[str, Any]) -> str:
+    """That the bars do not sum to the rate, where that is so."""
+    return ", which is not their sum: the prior does not factorize" if results.get("prior_factorizes") is False else ""
 
 
 def principal_plane(points: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

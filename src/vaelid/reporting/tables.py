@@ -124,11 +124,12 @@ def run_summary(folder: RunFolder, recipe: Recipe, about: Mapping[str, Any]) -> 
         ("data", data),
         ("images", _images(recipe, about)),
         ("model", f"{parts}, {recipe.model.latent} latents"),
+        *([("prior", f"{recipe.prior.name} {_settings(recipe.prior.options)}")] if recipe.prior.options else []),
         ("objective", f"{recipe.objective.name} {_settings(recipe.objective.options)}"),
         ("optimizer", f"{recipe.optimizer.name} {_settings(recipe.optimizer.options)}, {schedule}"),
         ("trained", f"{len(history)} epoch{'' if len(history) == 1 else 's'} in {seconds:.0f} s; {outcome}"),
         ("best epoch", _best_epoch(history)),
-        ("weights", f"those of the {recipe.training.keep} epoch"),
+        ("weights", f"those of the {recipe.training.keep} epoch{_averaged(recipe)}"),
         ("made by", f"{made_by}, {about['processor']}"),
         ("user code", code or "none"),
         ("files", _files(folder)),
@@ -293,6 +294,11 @@ def _plain(default: Any) -> str:
 
 def _settings(options: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in options.items())
+
+
+def _averaged(recipe: Recipe) -> str:
+    ema = recipe.training.ema
+    return f", as a moving average over the steps (training.ema = {ema:g})" if ema else ""
 
 
 def _first_paragraph(part: Callable[..., Any]) -> str:

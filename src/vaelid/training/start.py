@@ -34,6 +34,8 @@ __all__ = ["Conditions", "choose_device", "own_randomness", "train_in"]
 
 #: How many training images the parts may look at before training (output bias, k-means).
 _FIRST_LOOK = 10_000
+#: Real pixels beyond ± this are far from the scale of standardized ones.
+_FAR = 10.0
 #: From so many weights on, compiled loops are worth their second at the start.
 _MANY_WEIGHTS = 2**18
 
@@ -103,6 +105,7 @@ def under_way(
     first = conditions.overwrite or not folder.exists
     training = prepare(folder, recipe, data, conditions.device, code_from if first else folder.code)
     if first:
+        warn_of_range(training, recipe, reporter)
         start_afresh(training, recipe, code_from, conditions, reporter)
     else:
         go_on(training, recipe, reporter)
@@ -117,10 +120,15 @@ def under_way(
                 note_outcome(folder, "")
             yield training
     except Diverged as error:  # the same command still tries again, from the last checkpoint
-        with suppress(MachineError):  # the divergence is the news, not a disk that refuses a note of it
-            note_outcome(folder, f"{DIVERGED}: {error.problem}")
+        note_divergence(folder, error)
         raise
     note_outcome(folder, training.outcome)
+
+
+def note_divergence(folder: RunFolder, error: Diverged) -> None:
+    """Write into environment.json that training diverged, and how."""
+    with suppress(MachineError):  # the divergence is the news, not a disk that refuses a note of it
+        note_outcome(folder, f"{DIVERGED}: {error.problem}")
 
 
 def prepare(folder: RunFolder, recipe: Recipe, data: Data, device: torch.device, code: Path) -> Training:
@@ -171,6 +179,19 @@ def start_afresh(training: Training, recipe: Recipe, code_from: Path, conditions
     # From now on every start resumes: the look at the data is over for good. With the recipe the folder is a run.
     training.checkpoint()
     write_atomic(folder.recipe_file, recipe.to_toml().encode())
+
+
+def warn_of_range(training: Training, recipe: Recipe, reporter: Reporter) -> None:
+    """Say so where real pixels are far from the scale that networks and learning rates are made for."""
+    train = training.data.train
+    if train.support.name != "real":
+        return
+    seen = Shades.of(train)
+    if max(abs(seen.black), abs(seen.white)) > _FAR:
+        reporter.say(
+            f"warning: pixels are real numbers from {seen.black:g} to {seen.white:g}: on that scale training may diverge, "
+            f"and {recipe.likelihood.name} gives densities. Scale them to [0, 1]; or save whole gray values as uint8."
+        )
 
 
 def go_on(training: Training, recipe: Recipe, reporter: Reporter) -> None:

@@ -163,7 +163,8 @@ def kl_panel(run: RunFacts) -> Panel | None:
     alt = f"Bar chart: {active} of {len(kl)} latent dimensions have a KL above {ACTIVE} nats; the largest has {kl.max():.2f}."
     caption = (
         f"KL(q(z_d|x) ‖ p(z_d)) of each latent dimension, the mean over test images, largest first: {active} of {len(kl)} are "
-        "active. The bars sum to the rate only if the prior factorizes over dimensions."
+        f"active. They sum to {kl.sum():.1f} nats; the rate is {run.found['neg_elbo']['rate']:.1f}. They are one only if "
+        "the prior factorizes over dimensions."
     )
     rows: list[Row] = [(d, value) for d, value in enumerate(kl.tolist())]
     draw: Callable[[Place], Figure] = lambda size: plots.kl_per_dimension(kl, size=size)  # noqa: E731 - named for its type
@@ -182,7 +183,10 @@ def histogram_panel(run: RunFacts) -> Panel | None:
         f"Histogram of {len(nll):,} values: median {middle:.1f} nats, nine in ten between {low:.1f} and {high:.1f}, "
         f"the extremes {nll.min():.1f} and {nll.max():.1f}."
     )
-    caption = f"{label} of every test image (K = {bound['samples']:,}); the line is the mean, the band its standard error."
+    caption = (
+        f"{label} of every test image, importance-weighted with K = {bound['samples']:,}, which errs upward; the line is the "
+        "mean, the band its standard error."
+    )
     return panel(
         "nll_histogram",
         lambda size: plots.nll_histogram(nll, bound["value"], bound["se"], label, size=size),

@@ -177,8 +177,8 @@ def _weights(study: StudyFacts) -> list[Remark]:
     if study.run is None or study.run.has_weights:
         return []
     text = (
-        "No member's trained weights are in this folder, so its images, audit and sample quality cannot be measured here; what the "
-        "curves say, and the choice, need none."
+        "No member's trained weights are in this folder, so its images, audit and sample quality cannot be measured here; what "
+        "the curves say, and the choice, need none."
     )
     return [Remark("note", text, "run")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from vaelid.auditing.findings import Finding
 from vaelid.reporting.page.facts import RunFacts
 from vaelid.reporting.page.remarks import with_error
+from vaelid.reporting.scores import with_its_error
 from vaelid.scoring.score import QUANTITIES, score_name
 
 Number = Mapping[str, Any]
@@ -136,7 +138,9 @@ def findings(run: RunFacts, verdicts: Sequence[str]) -> Table:
     """The audit's findings with one of these verdicts."""
     chosen = [Finding(**finding) for finding in run.audit["findings"] if finding["verdict"] in verdicts]
     rows = [(finding.part, finding.test, finding.verdict, finding.evidence, finding.words) for finding in chosen]
-    return Table(f"{len(rows)} findings: {' or '.join(verdicts)}", ("part", "test", "verdict", "evidence", "what it means"), rows)
+    return Table(
+        f"{len(rows)} hypotheses: {' or '.join(verdicts)}", ("part", "test", "verdict", "evidence", "what it means"), rows
+    )
 
 
 def quality(run: RunFacts) -> Table:
@@ -144,7 +148,7 @@ def quality(run: RunFacts) -> Table:
     found = run.scores
     about = {score_name(quantity, found["extractor"]["name"]): known.about for quantity, known in QUANTITIES.items()}
     rows = [
-        (score, *(_score(row[who]) for who in ("model", "real", "trivial")), row["better"], about[score])
+        (score, *(with_its_error(row[who]) for who in ("model", "real", "trivial")), row["better"], about[score])
         for score, row in found["scores"].items()
     ]
     columns = ("score", ">this model", ">real images", ">independent pixels", "better", "what it is")
@@ -205,22 +209,21 @@ def _about_scores(found: Mapping[str, Any]) -> Iterator[str]:
         yield "The model's images are pixel means, which are no samples of it: the real ones are not averaged."
 
 
-def _score(score: Number | None) -> str:
-    return (
-        "–"
-        if score is None
-        else f"{score['value']:.4g} ± {score['se']:.1g}"
-        if score["se"] is not None
-        else f"{score['value']:.4g}"
-    )
-
-
 def _error(value: float | None, digits: int = 3) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
 def _plain(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value) or "–"
+
+
+def _audited(findings: Sequence[Mapping[str, Any]]) -> str:
+    """``59 hypotheses tested, none failed; 5 skipped``."""
+    counts = Counter(finding["verdict"] for finding in findings)
+    tested = len(findings) - counts["skipped"]
+    said = f"{tested} hypothes{'is' if tested == 1 else 'es'} tested, {counts['fail'] or 'none'} failed"
+    others = [f"{counts[verdict]} {verdict}" for verdict in ("undecided", "skipped") if counts[verdict]]
+    return "; ".join([said, *others])
 
 
 def headline(run: RunFacts) -> list[tuple[str, str, str]]:
@@ -234,11 +237,7 @@ def headline(run: RunFacts) -> list[tuple[str, str, str]]:
     elif run.curve.best is not None:
         tiles.append(("−ELBO, validation", f"{run.curve.best:.2f}", f"best, epoch {run.curve.best_epoch}"))
     if run.audit:
-        counted = sum(finding["verdict"] == "fail" for finding in run.audit["findings"])
-        said = (
-            f"{counted} of {len(run.audit['findings'])} findings failed" if counted else f"{len(run.audit['findings'])} findings"
-        )
-        tiles.append(("audit", run.audit["verdict"], said))
+        tiles.append(("audit", run.audit["verdict"], _audited(run.audit["findings"])))
     if run.scores:
         name = score_name("fd", run.scores["extractor"]["name"])
         row = run.scores["scores"][name]
