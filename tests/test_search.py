@@ -318,7 +318,7 @@ def test_the_program_searches_in_processes(tmp_path: Path, capsys: pytest.Captur
     said = run(*command, "--samples", 5)
     assert said.code == 0, said.err
     assert "trial-001 finished (of 2 trials: 2 finished)" in said.err
-    assert "trial-001: lr=" in said.out
+    assert "trial-001 (lr=" in said.out
     alone = vaelid.train("digits", out=tmp_path / "alone", device="cpu", settings=TINY)
     member = Study(out).runs["trial-000"]
     assert member.folder.weights_file.read_bytes() == alone.folder.weights_file.read_bytes(), "a trial is an ordinary run"

@@ -145,7 +145,8 @@ class Search:
     def started(self, name: str) -> None:
         """A trial's process runs."""
         member = self.folder.read().members[name]
-        said = " ".join(f"{key}={value}" for key, value in member.settings.items() if key != "training.seed")
+        settings = {key: value for key, value in member.settings.items() if key != "training.seed"}
+        said = " ".join(f"{key}={f'{value:.4g}' if isinstance(value, float) else value}" for key, value in settings.items())
         self.reporter.say(f"{name}: {said}")
 
     def watch(self, running: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -20,9 +21,9 @@ from vaelid.sweeps.intervals import LEVEL
 from vaelid.sweeps.ledger import ENDS, Ledger, Member, trials_told
 from vaelid.sweeps.summary import Seen, Summary, kept_interval
 
-#: Names of the figures of a study; each is written as PNG and PDF.
 #: Of a search, only the curves of the best trials are drawn.
 MOST_TRIALS = 8
+#: Names of the figures of a study; each is written as PNG and PDF.
 LINEAR, LOGARITHMIC = "validation_curves", "validation_curves_log"
 
 
@@ -44,7 +45,7 @@ def combinations_table(summary: Summary) -> RenderableType:
         value, half = ("", "") if interval is None else (f"{interval.mean:.3f}", _number(interval.half))
         spread = "" if interval is None else _number(interval.sd)
         said = words.together([seen.facts for seen in members])
-        rows.append((_named(summary, members[0].member), seeds, value, half, spread, said))
+        rows.append((named(summary.ledger, members[0].member), seeds, value, half, spread, said))
     columns = ("combination", ">seeds", ">validation −ELBO", f">± t, {LEVEL:.0%}", ">sd of seeds", "what the curves say")
     title = f"{summary.folder.path}: mean over the seeds that finished, nats per image, lower is better"
     return simple_table(title, columns, rows)
@@ -66,14 +67,7 @@ def study_figures(summary: Summary) -> list[Path]:
     Raises:
         MachineError: if the disk refuses.
     """
-    curves = {
-        name: [seen.curve.neg_elbo for seen in members if np.isfinite(seen.curve.neg_elbo).any()]
-        for name, members in summary.combinations.items()
-    }
-    curves = {name: found for name, found in curves.items() if found}
-    if summary.ledger.search:
-        ranked = [row["combination"] for row in summary.ledger.selection.get("ranking", [])] or list(curves)
-        curves = {name: curves[name] for name in ranked[:MOST_TRIALS] if name in curves}
+    curves = drawn_curves(summary)
     if not curves:
         return []
     figures = {LINEAR: overlaid_curves(curves), LOGARITHMIC: overlaid_curves(curves, logarithmic=True)}
@@ -84,6 +78,19 @@ def study_figures(summary: Summary) -> list[Path]:
             f"Figures of {summary.folder.path} cannot be written: {error.strerror or error}.",
             "The numbers are safe. Make room, or see that the folder can be written to, and run the same command again.",
         ) from error
+
+
+def drawn_curves(summary: Summary) -> dict[str, list[NDArray[np.float64]]]:
+    """−ELBO by epoch of every member of each combination that has a finite value; of a search, those of the best trials."""
+    curves = {
+        name: [seen.curve.neg_elbo for seen in members if np.isfinite(seen.curve.neg_elbo).any()]
+        for name, members in summary.combinations.items()
+    }
+    curves = {name: found for name, found in curves.items() if found}
+    if not summary.ledger.search:
+        return curves
+    best = sorted(curves, key=lambda name: min(float(np.nanmin(line)) for line in curves[name]))
+    return {name: curves[name] for name in best[:MOST_TRIALS]}
 
 
 def _member_row(seen: Seen, levels: int) -> list[str]:
@@ -117,17 +124,18 @@ def _test_table(looks: Sequence[Mapping[str, Any]]) -> RenderableType:
     return simple_table("test split: every look that this study took, nats per image", columns, rows)
 
 
-def _named(summary: Summary, member: Member) -> str:
+def named(ledger: Ledger, member: Member) -> str:
     """The name of a member's combination; a trial's with the values that it tried."""
-    if not summary.ledger.search:
+    if not ledger.search:
         return member.combination
-    values = (_setting(member.settings[key]) for key in member.settings if key != "training.seed")
-    keys = (key.rpartition(".")[2] if key.rpartition(".")[2] != "name" else key.partition(".")[0] for key in member.settings)
-    return f"{member.name}: {' '.join(f'{key}={value}' for key, value in zip(keys, values, strict=False))}"
+    return f"{member.name} ({', '.join(f'{key}={value}' for key, value in tried(member).items())})"
 
 
-def _setting(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def tried(member: Member) -> dict[str, str]:
+    """The values that a trial tried, by the short names of their settings."""
+    own = {key: value for key, value in member.settings.items() if key != "training.seed"}
+    short = {key: key.rpartition(".")[2] if not key.endswith(".name") else key.partition(".")[0] for key in own}
+    return {short[key]: f"{value:.3g}" if isinstance(value, float) else str(value) for key, value in own.items()}
 
 
 def _searched(search: Mapping[str, Any]) -> list[str]:

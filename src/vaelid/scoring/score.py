@@ -32,6 +32,8 @@ from vaelid.vae import VAE
 SCORES = "scores"
 #: Wide features cost their third power for every half.
 _REPLICATES, _WIDE, _REPLICATES_WIDE = 40, 512, 4
+#: What words call a set that results.json names otherwise.
+_SAID = {"trivial": "independent pixels"}
 
 
 @dataclass(frozen=True)
@@ -152,13 +154,13 @@ class Yardstick:
                 yield x
                 self.reporter.advance(len(x))
 
-        with self.reporter.bar(f"features of {name}", count):
+        with self.reporter.bar(f"features of {_SAID.get(name, name)}", count):
             return extract(self.extractor, ticking())
 
     def _score(self, who: str, features: Features) -> dict[str, Any]:
         """The scores of one set, by quantity, as summaries."""
         copying = None if who == self._held_out else (self._cells, self._distances, self._training)
-        with self.reporter.bar(f"scores of {who}", 1):
+        with self.reporter.bar(f"scores of {_SAID.get(who, who)}", 1):
             scores = _scores_of(features, self._features["reference"].values, copying, self.plan.seed)
             self.reporter.advance(1)
         return {name: score.summary(len(features)) for name, score in scores.items()}

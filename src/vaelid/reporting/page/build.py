@@ -20,6 +20,7 @@ from vaelid.reporting.page.facts import AUDIT, EVALUATION, SCORING, RunFacts
 from vaelid.reporting.page.panels import Panel
 from vaelid.reporting.page.study import StudyFacts, member_words, study_headline, study_remarks
 from vaelid.sweeps import words
+from vaelid.sweeps.ledger import trials_told
 
 #: Sections of a run's page by anchor, in order.
 MEASURED = {
@@ -65,7 +66,7 @@ def study_page(study: StudyFacts) -> Page:
     """The page of a study, with the run of its chosen combination."""
     run, members = study.run, study.summary.members
     view: dict[str, Any] = {} if run is None else _about_run(run)
-    said, effects = study_panels.words_of(study), [study_panels.effect_words(effect) for effect in study.effects]
+    said, effects = study_panels.words_of(study), [study_panels.effect_words(study, effect) for effect in study.effects]
     view |= {
         "title": study.name,
         "lead": _lead(study),
@@ -77,12 +78,12 @@ def study_page(study: StudyFacts) -> Page:
         "study_findings": [*study_panels.found_in_words(study), *effects],
         "study_remarks": study_remarks(study),
         "curves": study_panels.curve_panels(study),
-        "ranking": study_panels.combinations_table(study),
+        "ranking": study_panels.ranking_table(study),
         "test": study_panels.test_table(study),
         "members": study_panels.members_table(study),
         "words": said,
         "member_words": [(name, member_words(seen), seen.member.message) for name, seen in members.items()],
-        "effects": [(study_panels.effect_table(effect), study_panels.effect_panel(effect)) for effect in study.effects],
+        "effects": [(study_panels.effect_table(study, e), study_panels.effect_panel(study, e)) for e in study.effects],
         "effect_words": effects,
         "stable": " ".join(f"{name}: {text}." for name, text in study_panels.stability_of(study)),
     }
@@ -171,6 +172,10 @@ def _placed(view: Mapping[str, Any]) -> Iterator[tuple[Path, Panel]]:
 
 def _lead(study: StudyFacts) -> str:
     ledger = study.ledger
+    if ledger.search:
+        space = "; ".join(f"{name}: {axis}" for name, axis in ledger.search["space"].items())
+        told = f"A search, {trials_told(ledger.search)}; each from fresh weights and with the same seed"
+        return f"{told}. What is searched: {space}; pruner: {ledger.search['pruner']}."
     axes = "; ".join(f"{axis}: {', '.join(map(str, values))}" for axis, values in ledger.grid.items()) or "nothing but the seed"
     seeds = f"{len(ledger.seeds)} seed{'' if len(ledger.seeds) == 1 else 's'}"
     return f"{len(ledger.members)} trainings from fresh weights, {seeds} each. What is varied: {axes}."

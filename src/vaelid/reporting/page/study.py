@@ -10,6 +10,7 @@ from typing import Any
 
 from vaelid.reporting.page.facts import RunFacts, read_run
 from vaelid.reporting.page.remarks import TONES, Remark
+from vaelid.reporting.studies import tried
 from vaelid.sweeps import words
 from vaelid.sweeps.curves import FINISHED
 from vaelid.sweeps.effects import Effect, effects
@@ -105,10 +106,8 @@ def _choice(study: StudyFacts) -> list[Remark]:
     selection = study.ledger.selection
     if not selection:
         return [Remark("warn", "Nothing is chosen before all trainings have ended.", "choice")]
-    said = [
-        Remark("warn", f"Left out of the choice: {name} ({why}).", "choice")
-        for name, why in selection.get("left_out", {}).items()
-    ]
+    left_out = {} if study.ledger.search else selection.get("left_out", {})  # of a search, their number is told on top
+    said = [Remark("warn", f"Left out of the choice: {name} ({why}).", "choice") for name, why in left_out.items()]
     if selection["chosen"] is None:
         return [*said, Remark("bad", f"Nothing is chosen: {selection['reason']}.", "choice")]
     return said + _margin(selection)
@@ -191,11 +190,18 @@ def study_headline(study: StudyFacts) -> list[tuple[str, str, str]]:
     """The figures that stand on top: name, value, and what it is."""
     members = study.ledger.members.values()
     finished = sum(member.status == FINISHED for member in members)
-    tiles = [("members finished", f"{finished} of {len(members)}", f"{len(study.ledger.combinations)} combinations")]
+    search = study.ledger.search
+    if search:
+        tiles = [("trials finished", f"{finished} of {search['trials']}", ", ".join(_ended(search)))]
+    else:
+        tiles = [("members finished", f"{finished} of {len(members)}", f"{len(study.ledger.combinations)} combinations")]
     if study.chosen is None:
         return tiles
     interval = kept_interval(study.summary.combinations[study.chosen])
-    tiles.insert(0, ("chosen", study.chosen, "by the lowest mean validation −ELBO"))
+    [first, *_] = study.ledger.combinations[study.chosen]
+    tried_values = ", ".join(f"{key}={value}" for key, value in tried(first).items()) if search else ""
+    about = tried_values or "by the lowest mean validation −ELBO"
+    tiles.insert(0, ("chosen", study.chosen, about))
     if interval is not None:
         half = f" ± {interval.half:.2f}" if interval.half is not None else ""
         about = f"mean of {interval.seeds} seeds, 95 % t-interval" if half else "one seed: no interval"
@@ -206,6 +212,10 @@ def study_headline(study: StudyFacts) -> list[tuple[str, str, str]]:
         about = f"mean over {len(values)} seeds, K = {looked[-1]['samples']:,}" if len(values) > 1 else looked[0]["nll"]["name"]
         tiles.append(("nll, test", f"{sum(values) / len(values):.2f}", about))
     return tiles
+
+
+def _ended(search: Mapping[str, Any]) -> list[str]:
+    return [f"{count} {status}" for status, count in search["ended"].items() if status != FINISHED] or ["none otherwise"]
 
 
 def member_words(seen: Seen) -> list[tuple[str, str]]:

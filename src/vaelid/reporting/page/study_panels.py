@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -12,8 +14,9 @@ from vaelid.reporting.overlay import overlaid_curves
 from vaelid.reporting.page.panels import NARROW, WIDE, Panel, Row, panel
 from vaelid.reporting.page.study import StudyFacts
 from vaelid.reporting.page.tables import Table
-from vaelid.reporting.studies import LINEAR, LOGARITHMIC
+from vaelid.reporting.studies import LINEAR, LOGARITHMIC, drawn_curves, named, tried
 from vaelid.sweeps import words
+from vaelid.sweeps.curves import FINISHED
 from vaelid.sweeps.effects import Effect
 from vaelid.sweeps.intervals import Interval
 from vaelid.sweeps.summary import Seen, kept_interval
@@ -27,11 +30,7 @@ _MOST_TOLD = 4
 
 def curve_panels(study: StudyFacts) -> list[Panel]:
     """All validation curves over each other, on a linear and on a logarithmic scale; none without a finite value."""
-    curves = {
-        name: [seen.curve.neg_elbo for seen in members if np.isfinite(seen.curve.neg_elbo).any()]
-        for name, members in study.summary.combinations.items()
-    }
-    curves = {name: lines for name, lines in curves.items() if lines}
+    curves, searched = drawn_curves(study.summary), bool(study.ledger.search)
     if not curves:
         return []
     rows: list[Row] = [
@@ -40,9 +39,10 @@ def curve_panels(study: StudyFacts) -> list[Panel]:
         for epoch, value in enumerate(seen.curve.neg_elbo.tolist(), 1)
     ]
     ends = "; ".join(f"{name} ends at {np.mean([line[-1] for line in lines]):.1f}" for name, lines in curves.items())
-    alt = f"Line chart of validation −ELBO by epoch, a line per seed: {ends} nats."
+    lines = f"of the best {len(curves)} trials" if searched else "a line per seed"
+    alt = f"Line chart of validation −ELBO by epoch, {lines}: {ends} nats."
     captions = {
-        LINEAR: "Validation −ELBO by epoch, a line per seed, zoomed to the later epochs; the same images and noise for all.",
+        LINEAR: f"Validation −ELBO by epoch, {lines}, zoomed to the later epochs; the same images and noise for all.",
         LOGARITHMIC: "The same as a distance from the best value of all, both axes logarithmic: straight lines are power laws.",
     }
     columns = ("member", "epoch", "validation_neg_elbo")
@@ -59,7 +59,7 @@ def curve_panels(study: StudyFacts) -> list[Panel]:
     ]
 
 
-def effect_panel(effect: Effect) -> Panel | None:
+def effect_panel(study: StudyFacts, effect: Effect) -> Panel | None:
     """Validation −ELBO of every finished member against one setting; None if no member finished."""
     levels = [level for level in effect.levels if level.kept]
     if not levels or effect.best is None:
@@ -69,10 +69,11 @@ def effect_panel(effect: Effect) -> Panel | None:
     alt = (
         f"Dot chart of validation −ELBO against {effect.setting}: the lowest mean, {best.mean:.2f} nats, at {_value(best.value)}."
     )
-    caption = f"Every finished member by its {effect.setting}; the bars are means. Lower is better."
+    bars = "" if study.ledger.search else "; the bars are means"
+    caption = f"Every finished member by its {effect.setting}{bars}. Lower is better."
     return panel(
         effect_name(effect),
-        lambda size: effect_chart(effect, size),
+        lambda size: effect_chart(effect, size, bool(study.ledger.search)),
         (WIDE, NARROW),
         (alt, caption),
         (effect.setting, "validation_neg_elbo"),
@@ -89,21 +90,25 @@ def effect_figures(study: StudyFacts) -> None:
     """The charts of all effects as PNG and PDF beside the study's curves."""
     for effect in study.effects:
         if effect.best is not None:
-            plots.save_figure(effect_chart(effect), study.summary.folder.figures, effect_name(effect))
+            figure = effect_chart(effect, searched=bool(study.ledger.search))
+            plots.save_figure(figure, study.summary.folder.figures, effect_name(effect))
 
 
-def effect_chart(effect: Effect, size: Place = charts.SIZE) -> Figure:
-    """Dots of every finished member over the values of one setting, with their means; many numbers get an axis of their own."""
+def effect_chart(effect: Effect, size: Place = charts.SIZE, searched: bool = False) -> Figure:
+    """Dots of every finished member over the values of one setting, with their means.
+
+    Many numbers get an axis of their own, and so do those of a search, which has no values that were chosen beforehand.
+    """
     levels = [level for level in effect.levels if level.kept]
     numbers = [level.value for level in levels if isinstance(level.value, int | float) and not isinstance(level.value, bool)]
     figure, axes = charts.chart(effect.setting, "validation −ELBO (nats per image)", "", size)
-    measured = len(numbers) == len(levels) and len(levels) > _MOST_NAMED
+    measured = len(numbers) == len(levels) and (searched or len(levels) > _MOST_NAMED)
     places = np.array(numbers, dtype=float) if measured else np.arange(len(levels), dtype=float)
     if measured and places.min() > 0 and places.max() > _WIDE_RANGE * places.min():
         axes.set_xscale("log")
     for place, level in zip(places, levels, strict=True):
         axes.plot([place] * len(level.kept), level.kept, "o", color=charts.BLUE, alpha=0.75, markersize=6, markeredgewidth=0)
-        if not measured and level.mean is not None:
+        if not measured and not searched and level.mean is not None:
             axes.plot([place - 0.16, place + 0.16], [level.mean] * 2, color=charts.ORANGE, linewidth=2)
     if not measured:
         axes.set_xticks(places, [_value(level.value) for level in levels])
@@ -113,8 +118,10 @@ def effect_chart(effect: Effect, size: Place = charts.SIZE) -> Figure:
     return figure
 
 
-def effect_table(effect: Effect) -> Table:
-    """The values of one setting: means, and how far each lies above the best, paired."""
+def effect_table(study: StudyFacts, effect: Effect) -> Table:
+    """The values of one setting: means, and how far each lies above the best, paired; of a search, the best of each value."""
+    if study.ledger.search:
+        return _found_by_value(effect)
     rows = []
     for level in effect.levels:
         finished = f"{len(level.kept)} of {level.members}"
@@ -123,6 +130,42 @@ def effect_table(effect: Effect) -> Table:
     columns = (effect.setting, ">members finished", ">mean validation −ELBO", ">above the best", ">± t, 95%")
     notes = ("Differences are paired: same seed, all other settings equal. A difference smaller than its interval is none.",)
     return Table(f"The effect of {effect.setting}", columns, rows, notes)
+
+
+def _found_by_value(effect: Effect) -> Table:
+    """What a search found at each value. Its trials differ in all settings at once, so nothing is paired."""
+    levels = list(effect.levels)
+    if all(isinstance(level.value, int | float) for level in levels):
+        levels.sort(key=lambda level: level.value)
+    rows = [
+        (_value(level.value), f"{len(level.kept)} of {level.members}", f"{min(level.kept):.3f}" if level.kept else "–")
+        for level in levels
+    ]
+    notes = ("Trials differ in all settings at once, and a search proposes more of what was good: nothing is compared here.",)
+    return Table(f"Trials by {effect.setting}", (effect.setting, ">trials finished", ">best validation −ELBO"), rows, notes)
+
+
+def ranking_table(study: StudyFacts) -> Table:
+    """The ranking by validation: of combinations, or of the trials of a search."""
+    return _trials_table(study) if study.ledger.search else combinations_table(study)
+
+
+def _trials_table(study: StudyFacts) -> Table:
+    """All trials with the values that they tried, the best first, those that did not finish last."""
+    ranked = sorted(study.summary.members.values(), key=_rank)
+    names = list(dict.fromkeys(name for seen in ranked for name in tried(seen.member)))
+    rows = []
+    for seen in ranked:
+        name = seen.member.name + (" (chosen)" if seen.member.combination == study.chosen else "")
+        values = tried(seen.member)
+        kept = f"{seen.kept:.3f}" if seen.kept is not None else "–"
+        rows.append((name, *(values.get(each, "") for each in names), seen.member.status, kept))
+    notes = ("Nats per image, lower is better; one seed, so no interval. Only trials that finished can be chosen.",)
+    return Table("Trials by validation", ("trial", *names, "status", ">validation −ELBO"), rows, notes)
+
+
+def _rank(seen: Seen) -> tuple[bool, float]:
+    return seen.member.status != FINISHED, seen.kept if seen.kept is not None else math.inf
 
 
 def combinations_table(study: StudyFacts) -> Table:
@@ -156,7 +199,10 @@ def members_table(study: StudyFacts) -> Table:
 
 def words_of(study: StudyFacts) -> list[tuple[str, str]]:
     """What the curves of each combination say."""
-    return [(name, words.together([seen.facts for seen in members])) for name, members in study.summary.combinations.items()]
+    groups = list(study.summary.combinations.values())
+    if study.ledger.search:
+        groups.sort(key=lambda members: _rank(members[0]))
+    return [(named(study.ledger, members[0].member), words.together([seen.facts for seen in members])) for members in groups]
 
 
 def test_table(study: StudyFacts) -> Table:
@@ -199,7 +245,7 @@ def _paired(above: Interval | None, is_best: bool) -> tuple[str, str]:
 
 
 def _value(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def found_in_words(study: StudyFacts) -> list[str]:
@@ -208,7 +254,8 @@ def found_in_words(study: StudyFacts) -> list[str]:
     if study.chosen is not None:
         interval = kept_interval(study.summary.combinations[study.chosen])
         value = f" with {interval} nats per image" if interval is not None else ""
-        said.append(f"{study.chosen} has the lowest validation −ELBO{value} and was chosen by it; the test split had no say.")
+        chosen = named(study.ledger, study.ledger.combinations[study.chosen][0])
+        said.append(f"{chosen} has the lowest validation −ELBO{value} and was chosen by it; the test split had no say.")
     return said + [f"{name}: {text}." for name, text in words_of(study)[:_MOST_TOLD]]
 
 
@@ -226,9 +273,12 @@ def stability_of(study: StudyFacts) -> list[tuple[str, str]]:
     return said
 
 
-def effect_words(effect: Effect) -> str:
-    """Whether one setting matters, as far as the paired differences say."""
+def effect_words(study: StudyFacts, effect: Effect) -> str:
+    """Whether one setting matters, as far as the paired differences say; a search has none."""
     best = effect.best
+    if study.ledger.search:
+        found = min((level for level in effect.levels if level.kept), key=lambda level: min(level.kept), default=None)
+        return f"{effect.setting}: {'no trial finished' if found is None else f'the best trial has {_value(found.value)}'}."
     others = [level for level in effect.levels if level.above_best is not None]
     if best is None or not others:
         return f"{effect.setting}: no two values can be compared."

@@ -1,0 +1,72 @@
+"""The page of a search: its trials by what they tried, and no comparison that a search does not make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from report_helpers import small_study
+from test_report_page import assert_well_formed, page
+from vaelid.reporting.page import study_panels
+from vaelid.reporting.page.study import read_study
+from vaelid.reporting.studies import MOST_TRIALS, drawn_curves
+from vaelid.sweeps.ledger import StudyFolder
+from vaelid.sweeps.selection import choose
+from vaelid.sweeps.summary import Summary
+
+SEARCH = {
+    "space": {"lr": "log:0.001:0.1"},
+    "pruner": "median",
+    "trials": 6,
+    "settings": {},
+    "ended": {"finished": 4, "diverged": 2},
+}
+
+
+def small_search(folder: Path) -> StudyFolder:
+    """Six trials of a search of learning rates, of which two diverged; the best has lr = 0.01."""
+    study = small_study(folder, m2="diverged")
+    ledger = study.read()
+    for name, member in ledger.members.items():
+        member.combination = name
+    ledger.grid, ledger.seeds, ledger.search, ledger.test = {}, [], SEARCH, []
+    study.write(ledger)
+    ledger.selection = choose(ledger, {name: seen.kept for name, seen in Summary(study.path).members.items()})
+    study.write(ledger)
+    return study
+
+
+def test_a_search_is_told_as_one(tmp_path: Path) -> None:
+    parsed = page(small_search(tmp_path).path)
+    assert_well_formed(parsed)
+    text = parsed.text
+    assert "A search, of 6 trials: 4 finished, 2 diverged" in text
+    assert "What is searched: lr: log:0.001:0.1; pruner: median." in text
+    assert "seeds each" not in text
+    assert "lr=0.01,seed=0 (lr=0.01) has the lowest validation −ELBO" in text
+    assert "lr: the best trial has 0.01." in text
+    assert "it matters" not in text, "trials differ in all settings at once"
+    assert "Left out of the choice" not in text, "how many diverged stands on top"
+    assert "of the best 6 trials" in text
+
+
+def test_trials_are_ranked_with_what_they_tried_and_the_unfinished_come_last(tmp_path: Path) -> None:
+    study = read_study(small_search(tmp_path).path)
+    table = study_panels.ranking_table(study)
+    assert table.columns == ("trial", "lr", "status", ">validation −ELBO")
+    assert tuple(table.rows[0][:3]) == ("lr=0.01,seed=0 (chosen)", "0.01", "finished")
+    assert [row[2] for row in table.rows] == ["finished"] * 4 + ["diverged"] * 2
+    finished = [float(row[3]) for row in table.rows[:4]]
+    assert finished == sorted(finished)
+    [effect] = study.effects
+    found = study_panels.effect_table(study, effect)
+    assert [tuple(row[:2]) for row in found.rows] == [("0.001", "2 of 2"), ("0.01", "2 of 2"), ("0.1", "0 of 2")]
+    assert "above" not in " ".join(found.columns)
+
+
+def test_only_the_best_trials_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    summary = Summary(small_search(tmp_path).path)
+    assert len(drawn_curves(summary)) == 6 <= MOST_TRIALS
+    monkeypatch.setattr("vaelid.reporting.studies.MOST_TRIALS", 2)
+    assert list(drawn_curves(summary)) == ["lr=0.01,seed=0", "lr=0.01,seed=1"]
