@@ -28,13 +28,11 @@ _VALUES = "features"
 def training_features(train: Split, extractor: Extractor, look: Callable[[], Tensor]) -> Tensor:
     """Features ``(T, F)`` of all images of ``train``, float64: those that are kept, else what ``look()`` gives.
 
-    Pixels that are redrawn at every access have no features that could be kept.
+    Pixels that are redrawn have the features of their first access, one for all: a draw is a function of image and access.
 
     Raises:
         MachineError: if the file cannot be read or written, or is damaged.
     """
-    if train.settings.binarization == "resampled":
-        return look()
     file = _file(train, extractor)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
