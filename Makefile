@@ -14,7 +14,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 TREE := $(wildcard src tests tools docs benchmarks studies examples *.md *.toml *.yml *.cff Makefile)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-style check-types check-imports check-words check-unused docs format coverage audit-power clean
+.PHONY: help demo test check check-style check-types check-imports check-words check-unused docs format coverage audit-power bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -61,9 +61,21 @@ coverage: $(VENV)/.installed-dev  ## Run the tests; list uncovered lines and wri
 audit-power: $(VENV)/.installed-dev  ## How often an audit is wrong: 100 seeds of every part (hours; goes on where it stopped)
 	$(BIN)/python benchmarks/audit_power.py --jobs $(JOBS)
 
+bench: build/bench-venv/.installed  ## Training beside pythae, plain PyTorch and Lightning (needs MNIST and a quiet quarter of an hour)
+	OMP_NUM_THREADS=1 build/bench-venv/bin/python benchmarks/training_peers.py
+
 clean:  ## Remove caches, build products and coverage files (keeps .venv and runs/)
 	rm -rf build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What is measured beside vaelid lives in an environment of its own, thrown away with `make clean`; it sees all of .venv.
+build/bench-venv/.installed: benchmarks/peers.txt $(VENV)/.installed-dev
+	@echo "Installing what vaelid is compared with into build/bench-venv ..."
+	$(BIN)/python -m venv --clear build/bench-venv
+	printf 'import site; site.addsitedir("%s")\n' $(CURDIR)/$(VENV)/lib/python3*/site-packages \
+	  > $$(echo build/bench-venv/lib/python3*/site-packages)/all-of-venv.pth
+	build/bench-venv/bin/python -m pip install --quiet --no-deps --requirement benchmarks/peers.txt
+	@touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -1,15 +1,15 @@
 """Where a training step of the recipe ``assignment`` spends its time, piece by piece, on one thread.
 
-    python benchmarks/step_profile.py
+    python benchmarks/step_profile.py --batch-size 512
 
 The pieces are those of ``training/loop.py``, run in its order, so that each finds the caches as the one before left them.
 """
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 import time
-from argparse import Namespace
 from collections import defaultdict
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from vaelid.randomness import permutation
 from vaelid.training.start import prepare
 from vaelid.training.state import Training
 
-WARM_UP, STEPS, BATCH = 100, 300, 32
+WARM_UP, IMAGES = 100, 9600
 
 
 class Watch:
@@ -42,26 +42,31 @@ class Watch:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch-size", type=int, default=32, help="images per step (default: %(default)s)")
+    batch = parser.parse_args().batch_size
+    steps = max(10, IMAGES // batch)
     torch.set_num_threads(1)
-    recipe = training_epoch.assignment(Namespace(batch_size=BATCH, seed=0))
+    recipe = training_epoch.assignment(argparse.Namespace(batch_size=batch, seed=0))
     data = load_data(recipe.data)
     with tempfile.TemporaryDirectory() as scratch:
         folder = RunFolder(Path(scratch) / "run")
         training = prepare(folder, settle(recipe, data, Path()), data, torch.device("cpu"), Path())
         order = permutation(len(data.train), 0, 0)
-        batches = order[: (WARM_UP + STEPS) * BATCH].split(BATCH)
-        for positions in batches[:WARM_UP]:
-            step(training, positions, Watch())
+        batches = order[: len(order) // batch * batch].split(batch)
+        for number in range(WARM_UP):
+            step(training, batches[number % len(batches)], Watch())
         watch = Watch()
-        for positions in batches[WARM_UP:]:
-            step(training, positions, watch)
+        for number in range(WARM_UP, WARM_UP + steps):
+            step(training, batches[number % len(batches)], watch)
     machine = describe_machine(torch.device("cpu"))
     print(
-        f"ms per step, one thread, {STEPS} steps; {machine['processor']}, commit {machine['commit']}, torch {torch.__version__}"
+        f"ms per step of {batch} images, one thread, {steps} steps; {machine['processor']}, commit {machine['commit']}, ", end=""
     )
+    print(f"torch {torch.__version__}")
     for piece, total in watch.total.items():
-        print(f"{piece:28s} {total / STEPS:6.2f}")
-    print(f"{'together':28s} {sum(watch.total.values()) / STEPS:6.2f}")
+        print(f"{piece:28s} {total / steps:6.2f}")
+    print(f"{'together':28s} {sum(watch.total.values()) / steps:6.2f}")
 
 
 def step(training: Training, positions: torch.Tensor, watch: Watch) -> None:

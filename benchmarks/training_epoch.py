@@ -2,40 +2,33 @@
 
     python benchmarks/training_epoch.py
 
-Each contestant has a process of its own, so that no setting of one reaches another and its peak memory can be told. They take
-turns, so that whatever else the machine does hits all of them, and the ratio is taken turn by turn. Before its first turn each
-makes ``--warm-up`` steps: an optimizer that has seen few batches has other numbers in its moments (few denormal ones) and is
-faster than in the rest of the training. Printed and written is the median over the turns with the smallest and largest one.
-Besides the time on the wall stands the time that the process had a processor.
+``contest.py`` says how they take turns. Before its first turn each makes ``--warm-up`` steps: an optimizer that has seen few
+batches has other numbers in its moments (few denormal ones) and is faster than in the rest of the training. Printed and written
+is the median over the turns with the smallest and largest one. Besides the time on the wall stands the time that the process had
+a processor.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import math
-import os
-import resource
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from functools import partial
 from itertools import islice, pairwise
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import notebook_loop
 import torch
+from contest import Build, Steps, Turns, Watch, ratios, spread, take_turns, where
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from vaelid import kernels
 from vaelid.build import settle
 from vaelid.data import Data, Images, load_data
 from vaelid.data.splits import split_data
-from vaelid.environment import describe_machine
 from vaelid.folder import RunFolder
 from vaelid.progress import Silent
 from vaelid.recipe import Recipe, expand, read_recipe
@@ -51,21 +44,10 @@ NOTEBOOK, IN_MEMORY = "notebook loop", "its model on tensors in memory"
 VAELID, VAELID_PLAIN, VAELID_BFLOAT16 = "vaelid", "vaelid without numba", "vaelid, bfloat16 products"
 LIMIT, PRODUCTS = "machine's limit", "matrix products alone"
 
-Steps = Callable[[int], None]  # does so many training steps
-
-
-@dataclass
-class Turns:
-    """Seconds per step of one contestant, one number per turn, on the wall and of processor time; and its peak memory in MB."""
-
-    wall: list[float] = field(default_factory=list)
-    processor: list[float] = field(default_factory=list)
-    memory: float = 0.0
-
 
 def main() -> None:
     options = parse()
-    timings = take_turns(options)
+    timings = take_turns(CONTESTANTS, options)
     page = report(timings, options)
     print(page)
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +83,7 @@ def data_of(options: argparse.Namespace) -> Data:
     return split_data(Images("random", pixels, BYTES), recipe.data)
 
 
-def notebook_steps(options: argparse.Namespace) -> Steps:
+def notebook_steps(options: argparse.Namespace, _: Watch) -> Steps:
     """The notebook's loop on the training images."""
     notebook = notebook_of(data_of(options), options.batch_size)
 
@@ -113,20 +95,41 @@ def notebook_steps(options: argparse.Namespace) -> Steps:
     return lambda steps: notebook_loop.train(notebook, islice(endless, steps))
 
 
-def in_memory_steps(options: argparse.Namespace) -> Steps:
+def in_memory_steps(options: argparse.Namespace, _: Watch, precision: str = "float32") -> Steps:
     """The notebook's model, loss and optimizer, with batches cut from one tensor and binarized whole."""
     data = data_of(options)
     notebook = notebook_of(data, options.batch_size)
-    pixels = data.train.images.gather(data.train.indices).flatten(1).float().div_(255)
-    labels = torch.zeros(options.batch_size)
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        while True:
-            for positions in torch.randperm(len(pixels)).split(options.batch_size):
-                yield torch.bernoulli(pixels[positions]), labels
-
-    endless = batches()
+    if precision == "bfloat16":
+        notebook.model.forward = torch.autocast("cpu", torch.bfloat16)(notebook.model.forward)  # type: ignore[method-assign]
+    endless = batches_in_memory(data, options.batch_size)
     return lambda steps: notebook_loop.train(notebook, islice(endless, steps))
+
+
+def batches_in_memory(data: Data, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shuffled batches without end, cut from one float tensor and binarized whole; with labels that nobody reads."""
+    pixels = data.train.images.gather(data.train.indices).flatten(1).float().div_(255)
+    labels = torch.zeros(batch_size)
+    while True:
+        for positions in torch.randperm(len(pixels)).split(batch_size):
+            yield torch.bernoulli(pixels[positions]), labels
+
+
+class Endless:
+    """Stands for a loader: every loop over it takes the next ``steps`` batches of an endless shuffle."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader, self.dataset, self.steps = loader, loader.dataset, 1
+        self.batches = self._endless()
+
+    def _endless(self) -> Iterator[Any]:
+        while True:
+            yield from self.loader
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(self.batches, self.steps)
 
 
 def notebook_of(data: Data, batch_size: int) -> notebook_loop.Notebook:
@@ -137,7 +140,7 @@ def notebook_of(data: Data, batch_size: int) -> notebook_loop.Notebook:
     return notebook_loop.prepare(images.gather(everything).squeeze(1), labels, data.train.indices.tolist(), batch_size)
 
 
-def vaelid_steps(options: argparse.Namespace, precision: str = "float32", compiled: bool = True) -> Steps:
+def vaelid_steps(options: argparse.Namespace, _: Watch, precision: str = "float32", compiled: bool = True) -> Steps:
     """vaelid's ``train_epoch``, broken off after the steps asked for and taken up again at the next turn."""
     recipe, data = assignment(options).override({"training.precision": precision}), data_of(options)
     folder = RunFolder(Path(tempfile.gettempdir()) / "never-written")
@@ -156,9 +159,9 @@ def vaelid_steps(options: argparse.Namespace, precision: str = "float32", compil
     return run
 
 
-def product_steps(options: argparse.Namespace) -> Steps:
+def product_steps(options: argparse.Namespace, _: Watch, dtype: torch.dtype = torch.float32) -> Steps:
     """Only the matrix products of a step, forward and backward, into memory that is there already."""
-    layers = [Layer(options.batch_size, *widths) for network in NETWORKS for widths in pairwise(network)]
+    layers = [Layer(options.batch_size, *widths, dtype) for network in NETWORKS for widths in pairwise(network)]
 
     def run(steps: int) -> None:
         for _ in range(steps):
@@ -168,9 +171,9 @@ def product_steps(options: argparse.Namespace) -> Steps:
     return run
 
 
-def limit_steps(options: argparse.Namespace) -> Steps:
+def limit_steps(options: argparse.Namespace, _: Watch, dtype: torch.dtype = torch.float32) -> Steps:
     """The products, and the least traffic of the optimizer: gradient, two moments, weights read; all but the first written."""
-    products = product_steps(options)
+    products = product_steps(options, _, dtype)
     count = sum(layer_in * layer_out for network in NETWORKS for layer_in, layer_out in pairwise(network))
     gradient, *written = (torch.randn(count) for _ in range(4))
 
@@ -184,12 +187,12 @@ def limit_steps(options: argparse.Namespace) -> Steps:
     return run
 
 
-CONTESTANTS: dict[str, Callable[[argparse.Namespace], Steps]] = {
+CONTESTANTS: dict[str, Build] = {
     NOTEBOOK: notebook_steps,
     IN_MEMORY: in_memory_steps,
     VAELID: vaelid_steps,
-    VAELID_PLAIN: lambda options: vaelid_steps(options, compiled=False),
-    VAELID_BFLOAT16: lambda options: vaelid_steps(options, "bfloat16"),
+    VAELID_PLAIN: partial(vaelid_steps, compiled=False),
+    VAELID_BFLOAT16: partial(vaelid_steps, precision="bfloat16"),
     LIMIT: limit_steps,
     PRODUCTS: product_steps,
 }
@@ -208,9 +211,9 @@ RATIOS = (
 class Layer:
     """The three products of a linear layer: outputs, gradient of the weights, gradient of the inputs."""
 
-    def __init__(self, batch_size: int, width_in: int, width_out: int) -> None:
-        self.x, self.y = torch.randn(batch_size, width_in), torch.randn(batch_size, width_out)
-        self.weight = torch.randn(width_out, width_in)
+    def __init__(self, batch_size: int, width_in: int, width_out: int, dtype: torch.dtype) -> None:
+        self.x, self.y = torch.randn(batch_size, width_in).to(dtype), torch.randn(batch_size, width_out).to(dtype)
+        self.weight = torch.randn(width_out, width_in).to(dtype)
         self.x_out, self.y_out, self.weight_out = map(torch.empty_like, (self.x, self.y, self.weight))
         self.is_first = width_in == NETWORKS[0][0]  # nobody asks for the gradient of the pixels
 
@@ -220,45 +223,8 @@ class Layer:
         return self.y_out if self.is_first else torch.mm(self.y, self.weight, out=self.x_out)
 
 
-def take_turns(options: argparse.Namespace) -> dict[str, Turns]:
-    """Let the contestants run one after the other, ``repeats`` times, each in its own process."""
-    context, timings, pipes, processes = get_context("spawn"), {}, {}, []
-    for name in CONTESTANTS:
-        pipes[name], theirs = context.Pipe()
-        processes.append(context.Process(target=serve, args=(name, options, theirs), daemon=True))
-        processes[-1].start()
-        theirs.close()  # so that a contestant that dies is an error here, and not a wait
-        pipes[name].recv()  # it is ready
-        timings[name] = Turns()
-    for _ in range(options.repeats):
-        for name, pipe in pipes.items():
-            pipe.send(options.steps)
-            wall, processor, timings[name].memory = pipe.recv()
-            timings[name].wall.append(wall)
-            timings[name].processor.append(processor)
-    for pipe, process in zip(pipes.values(), processes, strict=True):
-        pipe.send(0)
-        process.join()
-    return timings
-
-
-def serve(name: str, options: argparse.Namespace, pipe: Connection) -> None:
-    """A contestant's process: so many steps whenever a number comes; answers with seconds per step and peak memory."""
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
-    run = CONTESTANTS[name](options)
-    run(options.warm_up)
-    pipe.send("ready")
-    while steps := pipe.recv():
-        wall, processor = time.perf_counter(), time.process_time()
-        run(steps)
-        wall, processor = (time.perf_counter() - wall) / steps, (time.process_time() - processor) / steps
-        pipe.send((wall, processor, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
-
-
 def report(timings: dict[str, Turns], options: argparse.Namespace) -> str:
     """The page with table, machine and command."""
-    machine = describe_machine(torch.device("cpu"))
     images = "random images" if options.synthetic else "MNIST"
     epoch = math.ceil(EPOCH / options.batch_size)
     lines = [
@@ -274,28 +240,15 @@ def report(timings: dict[str, Turns], options: argparse.Namespace) -> str:
             for name, t in timings.items()
         ),
         *(
-            f"| **{slow} : {fast}** | **{ratio(timings, slow, fast, 'wall')}** | | {ratio(timings, slow, fast, 'processor')} | |"
+            f"| **{slow} : {fast}** | **{spread(ratios(timings, slow, fast))}** | "
+            f"| {spread(ratios(timings, slow, fast, 'processor'))} | |"
             for slow, fast in RATIOS
         ),
         "",
         f"* Command: `{command(options)}`",
-        f"* Machine: {machine['processor']}, {options.threads} of {os.cpu_count()} cores used (threads of torch); "
-        f"load average at the end {os.getloadavg()[0]:.1f}",
-        f"* Software: commit {machine['commit']}, torch {machine['torch']}, Python {machine['python']}, "
-        f"numba {'installed' if importlib.util.find_spec('numba') else 'not installed: `vaelid` is `vaelid without numba`'}",
+        *where(options.threads),
     ]
     return "\n".join(lines) + "\n"
-
-
-def ratio(timings: dict[str, Turns], slow: str, fast: str, clock: Literal["wall", "processor"]) -> str:
-    """How many times as long one contestant takes as the other, turn by turn."""
-    pairs = zip(getattr(timings[slow], clock), getattr(timings[fast], clock), strict=True)
-    return spread([s / f for s, f in pairs])
-
-
-def spread(values: list[float], unit: float = 1.0) -> str:
-    """Median, minimum and maximum, in units of 1/``unit``."""
-    return "{:.2f} [{:.2f}–{:.2f}]".format(*(unit * f(values) for f in (statistics.median, min, max)))
 
 
 def command(options: argparse.Namespace) -> str:

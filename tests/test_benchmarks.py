@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from vaelid import MLP, VAE, BernoulliLikelihood, FactorizedMixturePrior, GaussianPosterior
 
@@ -62,3 +63,97 @@ def test_training_epoch_runs(tmp_path: Path) -> None:
     rows = ("notebook loop : vaelid**", "vaelid : machine's limit", "matrix products alone")
     for words in (*rows, "1,563 steps", "torch " + torch.__version__):
         assert words in page.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def training_peers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(FOLDER)
+    return import_module("training_peers")
+
+
+def test_training_peers_runs_without_the_peers(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    sizes = ["--batch-sizes", "32", "64", "--steps", "5", "--repeats", "1", "--warm-up", "1"]
+    only = ["--only", "vaelid", "machine's limit", "vaelid, bfloat16", "machine's limit, bfloat16"]
+    command = [sys.executable, FOLDER / "training_peers.py", *sizes, "--synthetic", "--out", page, *only]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "## Batch 32",
+        "## Batch 64",
+        "| machine's limit, bfloat16 |",
+        "| 32 | vaelid : machine's limit | ≤ 1.6 |",
+        "--only",
+    ):
+        assert words in page.read_text(encoding="utf-8")
+
+
+def test_an_aim_is_judged_by_the_median_in_its_direction(training_peers: ModuleType) -> None:
+    timings = {32: {name: training_peers.Turns(wall=wall) for name, wall in {"a": [2.0, 4.0, 9.0], "b": [1.0, 2.0, 3.0]}.items()}}
+    rows = [
+        training_peers.Aim(32, "a", "b", factor, at_least).row(timings) for factor in (1.9, 2.1) for at_least in (True, False)
+    ]
+    assert [row.split(" | ")[-1] for row in rows] == ["yes |", "no |", "no |", "yes |"]
+    assert "| 2.00 [2.00–3.00] |" in rows[0]
+
+
+def test_an_endless_loader_goes_on_where_it_was(training_peers: ModuleType) -> None:
+    endless = import_module("training_epoch").Endless(DataLoader(range(6), batch_size=2))
+    endless.steps = 2
+    assert [batch.tolist() for batch in endless] == [[0, 1], [2, 3]]
+    endless.steps = 3
+    assert [batch.tolist() for batch in endless] == [[4, 5], [0, 1], [2, 3]]
+    assert len(endless) == 3
+
+
+def test_a_watch_keeps_its_first_stop(training_peers: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = training_peers.Watch()
+    times = iter([(5.0, 1.0), (7.0, 1.5), (50.0, 9.0)])
+    monkeypatch.setattr(training_peers.Watch, "_now", lambda *_: next(times))
+    watch.start()
+    watch.stop()
+    assert watch.read() == (2.0, 0.5)
+
+
+@pytest.fixture
+def cost_growth(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(FOLDER)
+    return import_module("cost_growth")
+
+
+def test_growth_is_told_by_exponent_and_line(cost_growth: ModuleType) -> None:
+    square = {value: (3e-6 * value**2, 0.0) for value in (10, 100, 1000)}
+    assert cost_growth.exponent(square) == pytest.approx(2)
+    line = {value: (0.5 + 2e-3 * value, 0.0) for value in (10, 100, 1000)}
+    assert cost_growth.line(line) == pytest.approx((2e-3, 0.5, 0.0), abs=1e-9)
+    assert cost_growth.line(square)[2] > 0.3
+
+
+def test_cost_growth_runs(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    command = [sys.executable, FOLDER / "cost_growth.py", "--repeats", "1", "--largest", "32", "--out", page]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for words in ("## L: a training step", "| 32 |", "Exponent between the two largest", "## C: a training step", "| 16 |"):
+        assert words in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="empties the page cache and reads /proc")
+def test_data_path_runs(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    few = ["--gigabytes", "0.02", "--batch-size", "16", "--steps", "3", "--batches", "4", "--repeats", "1"]
+    command = [sys.executable, FOLDER / "data_path.py", *few, "--folder", tmp_path, "--out", page]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for words in ("| from memory |", "| from a file, cache empty |", "| … not announced |", "1.00 [1.00–1.00]"):
+        assert words in page.read_text(encoding="utf-8")
+    assert list(tmp_path.iterdir()) == [page], "the large file is still there"
+
+
+def test_start_up_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    start_up = import_module("start_up")
+    monkeypatch.setattr(start_up, "STARTS", {"Python alone": ("-c", "pass")})
+    monkeypatch.setattr(sys, "argv", ["start_up.py", "--repeats", "2", "--out", str(tmp_path / "page.md")])
+    start_up.main()
+    assert "| Python alone | 0." in (tmp_path / "page.md").read_text(encoding="utf-8")

@@ -68,7 +68,7 @@ def test_every_verb_has_help(verb: str, run: Program) -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["--version"], ["nonsense"]])
 def test_help_answers_without_torch(arguments: list[str]) -> None:
-    slow = ("torch", "numpy", "scipy", "sklearn", "matplotlib", "PIL", "safetensors")
+    slow = ("torch", "numpy", "scipy", "sklearn", "matplotlib", "PIL", "safetensors", "numba", "optuna", "jinja2", "latex2mathml")
     code = (
         "import sys\nfrom vaelid.cli import main\n"
         f"try:\n    main({arguments!r})\nfinally:\n    print(*[m for m in {slow!r} if m in sys.modules], file=sys.stderr)"

@@ -54,7 +54,7 @@ def test_a_loop_takes_only_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not kernels._loaded
     with monkeypatch.context() as patch:
         patch.setattr(kernels, "import_module", unusable)
-        with pytest.warns(RuntimeWarning, match=r"numba cannot be used, so training is slower: no locator available"):
+        with pytest.warns(RuntimeWarning, match=r"numba cannot be used, so this takes longer: no locator available"):
             kernels.start()
         assert not kernels._loaded
     module = ModuleType("loops")

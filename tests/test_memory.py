@@ -1,4 +1,4 @@
-"""Evaluation where memory is short: smaller and smaller chunks, the same numbers."""
+"""How much is decoded at once: smaller and smaller chunks where memory is short, the same numbers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from exact_models import as_split
+from exact_models import as_split, linear_gaussian
 from test_evaluate import assert_same, look, subject
 from vaelid.errors import MachineError
 from vaelid.evaluation import evaluate
+from vaelid.evaluation.ais import AisPlan, ais_images
 from vaelid.evaluation.evaluate import Arrays, with_smaller_chunks
+from vaelid.progress import Silent
 
 
 @pytest.mark.parametrize(
@@ -98,3 +100,13 @@ def test_a_chunk_that_fitted_is_kept_for_the_next_batch(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(("pixels", "rows"), [(1, 4096), (784, 668), (10**6, 64)])
 def test_decoder_rows_fit_a_cache(pixels: int, rows: int) -> None:
     assert evaluate.decoder_rows(as_split(torch.zeros(2, pixels))) == rows
+
+
+def test_all_chains_of_all_images_of_a_batch_are_decoded_in_one_call() -> None:
+    exact, seen = linear_gaussian(), list[torch.Size]()
+    exact.model.likelihood.register_forward_hook(lambda module, given, _: seen.append(given[0].shape[:2]))
+    plan = AisPlan(steps=6, chains=4, leapfrog=2, pilot=5)
+    ais_images(exact.model, as_split(exact.images(5)), plan, Silent())
+    assert set(seen) == {(4, 5)}
+    updates = plan.pilot_updates + plan.steps - 1
+    assert len(seen) == 2 + plan.leapfrog * updates, "one look at each start, then one for each gradient"

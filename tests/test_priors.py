@@ -85,7 +85,7 @@ def test_too_few_images_for_the_components_are_an_error(monkeypatch: pytest.Monk
         tried.append(options["rng"])
         raise ClusterError("one of the clusters is empty")
 
-    monkeypatch.setattr("vaelid.priors.kmeans2", fails)
+    monkeypatch.setattr("scipy.cluster.vq.kmeans2", fails)
     with pytest.raises(PartError, match=r"9 encoded images could not be grouped into prior.components = 4 clusters"):
         MixturePrior(latent=2, components=4, init="k-means").initialize(torch.randn(9, 2))
     assert len(set(tried)) == 10  # each from other starting points

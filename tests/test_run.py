@@ -109,7 +109,7 @@ def test_a_stopped_training_has_its_figures(
             raise MachineError("no room for pictures")
 
     monkeypatch.setattr(vaelid.run, "train_in", stop)
-    monkeypatch.setattr(vaelid.run, "training_figures", draw)
+    monkeypatch.setattr(vaelid.run.figures, "training_figures", draw)
     with pytest.raises(error, match="stopped"):
         vaelid.train("digits", out=tmp_path / "run", device="cpu", settings=QUICK)
     assert len(drawn) == 1
@@ -118,7 +118,7 @@ def test_a_stopped_training_has_its_figures(
 def test_a_refused_training_draws_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = trained(tmp_path)
     monkeypatch.setattr(
-        vaelid.run, "training_figures", lambda folder: pytest.fail("figures of a run that another may be writing")
+        vaelid.run.figures, "training_figures", lambda folder: pytest.fail("figures of a run that another may be writing")
     )
     with pytest.raises(RunError, match="other settings"):
         vaelid.train("digits", out=run.folder.path, device="cpu", settings={**TINY, "optimizer.lr": 0.02})

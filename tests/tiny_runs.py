@@ -75,8 +75,8 @@ def evaluated(folder: Path, name: str = "run") -> Run:
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take most of the time of a tiny evaluation: only tests of figures draw them."""
     _evaluated()  # with figures
-    monkeypatch.setattr(vaelid.run, "training_figures", lambda *_: [])
-    monkeypatch.setattr(vaelid.judging, "evaluation_figures", lambda *_: [])
+    monkeypatch.setattr(vaelid.run.figures, "training_figures", lambda *_: [])
+    monkeypatch.setattr(vaelid.judging.figures, "evaluation_figures", lambda *_: [])
 
 
 @dataclass(frozen=True)

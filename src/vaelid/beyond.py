@@ -115,7 +115,8 @@ def _anneal(work: _Work) -> Arrays:
     least = least_nll(split, subject.model.likelihood.support.discrete)
     failed = require_possible(None if least is None else floor_of({"ais": values["nll"]}, least), work.force)
     importance = subject.folder.read_arrays(subject.folder.results / f"{split.name}.npz")["nll"][: len(split)]
-    beside = {"samples": work.plan.samples, "nll": mean_se(importance), "above_ais": mean_se(importance - values["nll"])}
+    how = {"samples": work.plan.samples, "decoder_precision": work.plan.decoder_precision}
+    beside = {**how, "nll": mean_se(importance), "above_ais": mean_se(importance - values["nll"])}
     work.write("ais", {**summarize_ais(values, plan), "importance": beside, "failed": failed})
     return values
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,13 +27,19 @@ from vaelid.evaluation.bdmc import BDMC
 from vaelid.evaluation.collect import Arrays, Save
 from vaelid.evaluation.evaluate import Plan, evaluate_images, provenance, rate_kind, summarize
 from vaelid.evaluation.floor import below_floor, floor_of, least_nll
+from vaelid.evaluation.precision import decoder_words
 from vaelid.evaluation.yardsticks import IndependentPixels
 from vaelid.folder import BEYOND, RunFolder
+from vaelid.lazy import Lazy
 from vaelid.progress import Reporter
-from vaelid.reporting.figures import evaluation_figures
 from vaelid.reporting.pictures import pictures
 from vaelid.training.surroundings import own_randomness
 from vaelid.vae import VAE
+
+if TYPE_CHECKING:
+    from vaelid.reporting import figures
+else:  # they bring matplotlib, which a script that only wants numbers need not wait for at its start
+    figures = Lazy("vaelid.reporting.figures")
 
 _SHOWN = 16  # images drawn from the model for the figures
 _INPUT = "input"  # the split of new images: each call's are others, so nothing is replaced
@@ -173,7 +179,8 @@ def covered(subject: Subject, whole: Split, count: int, plan: Plan) -> bool:
     there = whole.first(found["images"])
     made = found["environment"]
     return (
-        (found["nll"]["samples"], found["neg_elbo"]["samples"], found["seed"]) == (plan.samples, plan.elbo_samples, plan.seed)
+        found["nll"].get("decoder_precision", "float32") == plan.decoder_precision
+        and (found["nll"]["samples"], found["neg_elbo"]["samples"], found["seed"]) == (plan.samples, plan.elbo_samples, plan.seed)
         and (made["weights"], made["vaelid"]) == (subject.weights, __version__)
         and found["data"]["fingerprint"] == there.fingerprint
         and (subject.folder.results / f"{whole.name}.npz").is_file()
@@ -191,15 +198,17 @@ def _still_true(earlier: Mapping[str, Any], results: Mapping[str, Any]) -> dict[
 
 
 def _put_aside(subject: Subject, split: Split, results: Mapping[str, Any], reporter: Reporter) -> None:
-    """Keep the entry that is about to be replaced, where it rests on more images or samples: a quick look must not cost hours."""
+    """Keep the entry about to be replaced, where it has more images, samples or digits: a quick look must not cost hours."""
     folder, name = subject.folder, split.name
     before = folder.read_json(folder.results_file).get(name)
     if before is None or name == _INPUT or before["environment"]["weights"] != subject.weights:
         return
     count, samples = before["images"], before["nll"]["samples"]
-    if count <= results["images"] and samples <= results["nll"]["samples"]:
+    rougher = bool(decoder_words(results["nll"])) and not decoder_words(before["nll"])
+    if count <= results["images"] and samples <= results["nll"]["samples"] and not rougher:
         return
-    place = folder.results / f"{name}-{count}-images-K{samples}"
+    short = f"-{before['nll']['decoder_precision']}" if decoder_words(before["nll"]) else ""
+    place = folder.results / f"{name}-{count}-images-K{samples}{short}"
     folder.write_arrays(place.with_suffix(".npz"), folder.read_arrays(folder.results / f"{name}.npz"))
     folder.write_json(place.with_suffix(".json"), before)
     reporter.say(f"the earlier result of {count:,} {name} images with K = {samples:,} is kept as {place}.json and .npz")
@@ -217,7 +226,7 @@ def _write(subject: Subject, split: Split, values: Arrays, results: dict[str, An
     with own_randomness(0):
         shown = pictures(subject.model, split, values["nll"], subject.model.sample(_SHOWN), subject.shades)
     folder.write_arrays(folder.samples / f"{split.name}.npz", shown)
-    evaluation_figures(folder, split.name, split.images.label_names)
+    figures.evaluation_figures(folder, split.name, split.images.label_names)
 
 
 def _partial(folder: RunFolder, split: Split) -> Path:

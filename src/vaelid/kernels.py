@@ -1,7 +1,9 @@
 """Compiled loops, where they are to be had: with numba (the extra ``fast``), if they give the very bits of torch's operations.
 
 They change how long something takes and nothing else, so no run has to remember whether it had them. That they give the same
-bits on this machine is not believed but tried, once in every process, by who uses them (:func:`same_bits`).
+bits on this machine is not believed but tried, once in every process, by who uses them (:func:`same_bits`). One loop,
+``bernoulli``, gives other last digits; no training uses it, only evaluation, where batches change last digits as well, and
+there the rounding is what is tried (``evaluation.pixels``).
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ _loaded: list[ModuleType] = []
 
 
 def start() -> None:
-    """Load numba, if it is installed: a second that pays for a training, and not for much less.
+    """Load numba, if it is installed: a second that pays for a training or a long evaluation, and not for much less.
 
     One that is installed but cannot be used (it knows no such numpy, or has no place for what it compiles) is warned of, and
     torch's operations do the work.
@@ -35,7 +37,7 @@ def start() -> None:
     try:
         _loaded.append(import_module("vaelid.loops"))
     except (ImportError, RuntimeError) as error:
-        warnings.warn(f"numba cannot be used, so training is slower: {error}", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"numba cannot be used, so this takes longer: {error}", RuntimeWarning, stacklevel=2)
 
 
 def find(name: str, *tensors: Tensor) -> Kernel | None:

@@ -1,16 +1,22 @@
 """Loops over single numbers, compiled by numba: one pass over memory where torch's operations make one pass each.
 
-Imported by ``kernels`` only, and only where numba is installed. Each gives the bits of the torch operations that it stands for;
-who uses one compares the two first. Everything is float32, the scalars too: beside a float64 all would be computed in float64.
+Imported by ``kernels`` only, and only where numba is installed. Each gives the bits of the torch operations that it stands for,
+or (``bernoulli``) the same number to rounding; who uses one compares the two first. Everything is float32, the scalars too:
+beside a float64 all would be computed in float64.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numba import njit
+from numpy.polynomial import Chebyshev, Polynomial
 
 # torch multiplies and adds in one rounding (FMA) where it can; "contract" lets the compiler do the same, and nothing else.
 _compiled = njit(fastmath={"contract"}, error_model="numpy", nogil=True, cache=True)
+# Sums and products in any order, so that several terms are taken at a time; the last bits depend on how many.
+_compiled_in_any_order = njit(fastmath={"contract", "reassoc", "nsz"}, error_model="numpy", nogil=True, cache=True)
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLY_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -18,7 +24,13 @@ _MULTIPLY_2 = np.uint64(0x94D049BB133111EB)
 _LOW_24 = np.uint64(0xFFFFFF)
 _STEP = np.float32(2.0**-24)
 _ZERO, _ONE = np.float32(0), np.float32(1)
+_HALF, _LOG2_E = np.float32(0.5), np.float32(math.log2(math.e))
 _LARGEST_DENORMAL = np.float32(2.0**-126 - 2.0**-149)
+_EXPONENT, _BIAS = np.int32(23), np.int32(127)  # of a float32: position and value at 2⁰
+_FAR = np.float32(87)  # e⁻⁸⁷ is the smallest power that still is a normal float32; 1 + e⁻⁸⁷ = 1
+_TOGETHER = 112  # a product of so many factors up to 2 is below the largest float32
+# 2^f = Σ_j c_j f^j for |f| ≤ ½, to one part in 10⁷
+_C0, _C1, _C2, _C3, _C4, _C5 = Chebyshev.interpolate(np.exp2, 5, [-0.5, 0.5]).convert(kind=Polynomial).coef.astype(np.float32)
 
 
 @_compiled
@@ -63,4 +75,44 @@ def binarize(gray: np.ndarray, keys: np.ndarray) -> None:
                 gray[b, 2 * j + 1] = _ONE if high < gray[b, 2 * j + 1] else _ZERO
 
 
-LOOPS = {"adamax": adamax, "binarize": binarize}
+@_compiled_in_any_order
+def bernoulli(logits: np.ndarray, bias: np.ndarray, x: np.ndarray, log_p: np.ndarray) -> None:
+    """log p(x) = Σ_i x_i l_i − log(1 + e^{l_i}) of images ``(B, D)``, l = logits ``(K, B, D)`` + bias, into float64 ``(K, B)``.
+
+    log(1 + e^l) = max(l, 0) + log(1 + e^−|l|), and of the second terms, all between 0 and log 2, many are one logarithm of a
+    product. Terms of a pixel that cancel are subtracted first, and groups of pixels summed in float64: it is nearer to the
+    exact sum than a float32 sum over all pixels.
+    """
+    draws, images, pixels = logits.shape
+    for k in range(draws):
+        for b in range(images):
+            total = 0.0
+            for first in range(0, pixels, _TOGETHER):
+                group, shift = logits[k, b][first : first + _TOGETHER], bias[first : first + _TOGETHER]
+                colors = x[b][first : first + _TOGETHER]
+                linear, product = _ZERO, _ONE
+                for i in range(group.size):
+                    logit = group[i] + shift[i]
+                    linear += max(logit, _ZERO) - colors[i] * logit
+                    power = -_LOG2_E * min(abs(logit), _FAR)  # e^−|l| = 2^power = 2^whole · 2^f
+                    whole = np.floor(power + _HALF)
+                    f = power - whole
+                    series = _C0 + f * (_C1 + f * (_C2 + f * (_C3 + f * (_C4 + f * _C5))))
+                    bits = np.int32((np.int32(whole) + _BIAS) << _EXPONENT)
+                    product *= _ONE + series * bits.view(np.float32)
+                total -= float(linear) + math.log(product)
+            log_p[k, b] = total
+
+
+@_compiled
+def bend(h: np.ndarray, bias: np.ndarray, slope: np.float32) -> None:
+    """Overwrites ``(n, D)`` by ``leaky_relu(h + bias)``."""
+    rows, width = h.shape
+    for r in range(rows):
+        row = h[r]
+        for i in range(width):
+            value = row[i] + bias[i]
+            row[i] = value if value > _ZERO else slope * value
+
+
+LOOPS = {"adamax": adamax, "binarize": binarize, "bernoulli": bernoulli, "bend": bend}

@@ -11,8 +11,8 @@ from abc import ABC, abstractmethod
 from typing import Literal
 
 import numpy as np
+import scipy
 import torch
-from scipy.cluster.vq import ClusterError, kmeans2
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
@@ -125,8 +125,8 @@ def _clusters(z: np.ndarray, count: int) -> np.ndarray:
     for _ in range(_ATTEMPTS if len(np.unique(z, axis=0)) >= count else 0):
         seed = int(torch.randint(2**31, ()))  # from torch's generator, so that the recipe's seed decides
         try:
-            return kmeans2(z, count, minit="++", rng=seed, missing="raise")[1]
-        except ClusterError:
+            return scipy.cluster.vq.kmeans2(z, count, minit="++", rng=seed, missing="raise")[1]
+        except scipy.cluster.vq.ClusterError:
             continue  # a cluster lost all its points; other starting points may do better
     raise PartError(
         f"{len(z)} encoded image{'' if len(z) == 1 else 's'} could not be grouped into prior.components = {count} clusters.",

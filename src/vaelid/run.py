@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,21 +27,27 @@ from vaelid.evaluation.collect import Arrays
 from vaelid.evaluation.compare import Comparison, compare_results
 from vaelid.evaluation.evaluate import Plan, provenance
 from vaelid.evaluation.latents import posterior_mean
+from vaelid.evaluation.precision import require_known
 from vaelid.folder import DIVERGED, RunFolder
 from vaelid.judging import Subject, covered, judge, look_first
+from vaelid.lazy import Lazy
 from vaelid.progress import Reporter, Silent
 from vaelid.recipe import Recipe
-from vaelid.reporting.figures import training_figures
 from vaelid.reporting.pictures import decoded_means
 from vaelid.scoring.extractors import AUTO, EXTRACTORS, settle_extractor
 from vaelid.scoring.images import other_real, settle_count
-from vaelid.scoring.score import SCORES, ScorePlan, score_model
 from vaelid.trained import trained_model
 from vaelid.training.request import Request, request
 from vaelid.training.start import Conditions, choose_device, train_in
 from vaelid.training.surroundings import own_randomness
 from vaelid.training.tracking import trackers_of
 from vaelid.vae import VAE, Samples
+
+if TYPE_CHECKING:
+    from vaelid.reporting import figures
+    from vaelid.scoring import score as scores
+else:  # they bring matplotlib and scikit-learn, which most verbs never use or use last
+    figures, scores = Lazy("vaelid.reporting.figures"), Lazy("vaelid.scoring.score")
 
 
 class Run:
@@ -131,6 +137,7 @@ class Run:
         limit: int | None = None,
         seed: int = 0,
         images: int = 50,
+        decoder_precision: str = "float32",
         force: bool = False,
         beyond: Beyond | None = None,
         reporter: Reporter | None = None,
@@ -144,6 +151,8 @@ class Run:
             limit: only the first images of the split
             seed: names the noise
             images: looked at together; of no influence on the numbers
+            decoder_precision: ``bfloat16`` makes the importance-weighted bound faster where the processor multiplies in it; what
+                that changes is measured on some images, and stands beside it
             force: go on where a check fails; the failure then stands beside the numbers
             beyond: AIS, BDMC, gaps, aggregate posterior: ``Beyond(ais=True)``; the bounds are then taken from results.json
                 where they stand there for these images or more
@@ -153,7 +162,7 @@ class Run:
         """
         whole = self.split(split)
         count = len(whole) if limit is None else min(_at_least_one(limit, "limit"), len(whole))
-        plan = _plan(samples, elbo_samples, seed, images)
+        plan = _plan(samples, elbo_samples, seed, images, decoder_precision)
         return self._judge(whole, count, plan, force, beyond or Beyond(), reporter or Silent())
 
     def evaluate_files(
@@ -164,12 +173,13 @@ class Run:
         elbo_samples: int = 10,
         seed: int = 0,
         images: int = 50,
+        decoder_precision: str = "float32",
         force: bool = False,
         beyond: Beyond | None = None,
         reporter: Reporter | None = None,
     ) -> list[tuple[str, float]]:
         """−log p(x) of new images (nats, importance-weighted bound), unlikeliest first; checked against the training contract."""
-        plan, reporter = _plan(samples, elbo_samples, seed, images), reporter or Silent()
+        plan, reporter = _plan(samples, elbo_samples, seed, images, decoder_precision), reporter or Silent()
         split = self.open_files(paths)
         for skipped in split.images.skipped:
             reporter.say(f"left out (data.skip_bad): {skipped}")
@@ -227,10 +237,11 @@ class Run:
         count = settle_count(n, reference, other_real(data, reference))
         model, results = self.model, self.results
         features = EXTRACTORS[name](data, None if weights is None else Path(weights), reporter).to(self.device)
-        found = score_model(model, data, reference, features, ScorePlan(count, means, seed), reporter)
+        found = scores.score_model(model, data, reference, features, scores.ScorePlan(count, means, seed), reporter)
         found |= provenance(model, reference, reference.images.name, self.weights_digest)
         entry = f"{split}/{'means' if means else 'draws'}/{name}"
-        self.folder.write_json(self.folder.results_file, {**results, SCORES: {**results.get(SCORES, {}), entry: found}})
+        among = {**results.get(scores.SCORES, {}), entry: found}
+        self.folder.write_json(self.folder.results_file, {**results, scores.SCORES: among})
         return found
 
     def sample(self, n: int = 16, *, seed: int = 0, component: int | None = None) -> Samples:
@@ -307,9 +318,9 @@ def carry_out(asked: Request, conditions: Conditions, reporter: Reporter) -> Run
         train_in(asked.folder, asked.recipe, asked.code_from, asked.data, conditions, reporter)
     except (Diverged, Interrupted):
         with suppress(MachineError):  # what stopped the training is the news, not a disk that refuses pictures of it
-            training_figures(asked.folder)
+            figures.training_figures(asked.folder)
         raise
-    training_figures(asked.folder)
+    figures.training_figures(asked.folder)
     return Run(asked.folder.path, str(conditions.device))
 
 
@@ -379,13 +390,13 @@ def compare(*paths: Path | str, split: str = "test", anyway: bool = False) -> Co
     )
     diverged = [run for run in runs if str(run.about.get("outcome") or "").startswith(DIVERGED)]
     notes = [f"{run.folder.path} diverged in training: its numbers are of the weights kept before that." for run in diverged]
-    return replace(compared, notes=tuple(notes))
+    return replace(compared, notes=(*compared.notes, *notes))
 
 
-def _plan(samples: int, elbo_samples: int, seed: int, images: int) -> Plan:
+def _plan(samples: int, elbo_samples: int, seed: int, images: int, decoder_precision: str) -> Plan:
     counted = {"samples": samples, "elbo_samples": elbo_samples, "images (--batch)": images}
     samples, elbo_samples, images = (_at_least_one(value, name) for name, value in counted.items())
-    return Plan(samples, elbo_samples, seed, images)
+    return Plan(samples, elbo_samples, seed, images, require_known(decoder_precision))
 
 
 def _at_least_one(value: int, name: str) -> int:

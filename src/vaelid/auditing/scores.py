@@ -17,8 +17,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
+import scipy
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from vaelid.auditing.adapter import Evidence
@@ -94,7 +94,7 @@ def _looked_again(
     fresh = (face.draw(size) for _ in range(evidence.plan.blocks))
     second = _screened(evidence, names, projections, fresh, size * evidence.plan.blocks)
     columns = sum(len(s.z) for s in first.values())
-    limit = float(stats.t.isf(_SURPRISING / 2 / columns, next(iter(first.values())).degrees))
+    limit = float(scipy.stats.t.isf(_SURPRISING / 2 / columns, next(iter(first.values())).degrees))
     return {name: Screen(torch.where(first[name].z.abs() >= limit, second[name].z, 0.0), second[name].degrees) for name in names}
 
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
+import scipy
 import torch
-from scipy import stats
 from torch import Tensor
 
 from vaelid.evaluation.certificate import fit_generalized_pareto, tail_of
@@ -63,7 +63,7 @@ class Screen:
     @property
     def p_value(self) -> float:
         """Of the hypothesis that all m means are zero; NaN if the values of a column are not finite."""
-        return sidak(float(2 * stats.t.sf(self.statistic, self.degrees)), len(self.z))
+        return sidak(float(2 * scipy.stats.t.sf(self.statistic, self.degrees)), len(self.z))
 
 
 def screen(values: Rows, samples: int | None = None, rounding: float = 0.0) -> Screen:

@@ -21,6 +21,10 @@ Limit = Annotated[
     int | None, typer.Option(metavar="N", help="Only the first N images of the split; images drawn for --bdmc (100).")
 ]
 Batch = Annotated[int, typer.Option(metavar="N", help="Images looked at together; of no influence on the numbers.")]
+DecoderPrecision = Annotated[
+    str,
+    typer.Option(help="float32, or bfloat16: a faster K-sample bound on some processors, with its measured error beside it."),
+]
 Input = Annotated[list[Path] | None, typer.Option("--input", metavar="FILE", help="New images instead; repeatable.")]
 Ais = Annotated[bool, typer.Option("--ais", help="Annealed importance sampling, too: a far tighter bound, at a price.")]
 Bdmc = Annotated[bool, typer.Option("--bdmc", help="The measured error of these bounds, on images drawn from the model.")]
@@ -43,6 +47,7 @@ def evaluate(
     limit: Limit = None,
     seed: Seed = 0,
     batch: Batch = 50,
+    decoder_precision: DecoderPrecision = "float32",
     input_: Input = None,
     ais: Ais = False,
     bdmc: Bdmc = False,
@@ -66,7 +71,8 @@ def evaluate(
     beyond = _beyond(asked, {"steps": ais_steps, "chains": chains, "start": ais_start}, seed, limit)
     opened, name = opened_run(run, device, allow_code), "input" if input_ else split
     ranked: list[tuple[str, float]] = []
-    how: dict[str, Any] = {"elbo_samples": elbo_samples, "seed": seed, "images": batch, "force": force, "beyond": beyond}
+    how: dict[str, Any] = {"elbo_samples": elbo_samples, "seed": seed, "images": batch, "decoder_precision": decoder_precision}
+    how |= {"force": force, "beyond": beyond}
     with default_reporter() as reporter:
         if input_:
             ranked = opened.evaluate_files(input_, samples, **how, reporter=reporter)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaelid.data.reading import announce, require_whole
 from vaelid.errors import DataError
 from vaelid.supports import Support
 
@@ -66,10 +67,19 @@ class Images:
         """The stored pixels ``(B, *X)`` at ``indices`` ``(B,)``, on the device of the indices.
 
         uint8 level numbers where the support is discrete, else float32.
+
+        Raises:
+            DataError: a memory-mapped file has become shorter.
         """
         if isinstance(self.pixels, Tensor):
             return self.pixels.index_select(0, indices)
+        require_whole(self.pixels)
         return torch.from_numpy(self._as_stored(self.pixels[indices.cpu().numpy()])).to(indices.device)
+
+    def announce(self, indices: Tensor) -> None:
+        """Images ``indices`` ``(B,)`` will be gathered soon: what is to come from a disk is fetched in the background."""
+        if not isinstance(self.pixels, Tensor):
+            announce(self.pixels, indices.cpu().numpy())
 
     def to(self, device: torch.device | str) -> Images:
         """The same images with pixels and labels on ``device``; a memory-mapped array stays where it is."""

@@ -6,6 +6,8 @@ Letters: N images of the source, n images of a split, B of a batch, ``*X`` the s
 from __future__ import annotations
 
 import hashlib
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from vaelid.data.binarization import BINARIZATIONS, Binarization, Draw
 from vaelid.data.images import Images
+from vaelid.data.reading import AHEAD
 from vaelid.data.settings import DataSettings
 from vaelid.errors import DataError
 from vaelid.randomness import permutation
@@ -98,11 +101,23 @@ class Split:
     def batch(self, positions: Tensor, epoch: int | Tensor = 0, seed: int | Tensor = 0) -> Tensor:
         """The images at ``positions`` ``(B,)`` of this split as float32 ``(B, *X)`` in ``support``.
 
-        ``epoch`` and ``seed`` (one for all, or ``(B,)``) name the draw where pixels are redrawn; all else
-        does not depend on them.
+        ``epoch`` and ``seed`` (one for all, or ``(B,)``) name the draw where pixels are redrawn; all else does
+        not depend on them.
         """
         indices = self._source(positions)
-        return self._binarization(self._scaled(indices), Draw(indices, self.held_out, epoch, seed), self.settings)
+        self.images.announce(indices)
+        return self._made(indices, epoch, seed)
+
+    def batches(self, positions: Iterable[Tensor], epoch: int = 0, seed: int = 0) -> Iterator[Tensor]:
+        """``batch`` after ``batch``; what the next ones need from a disk is fetched while one is in use."""
+        coming: deque[Tensor] = deque()
+        for at in positions:
+            coming.append(self._source(at))
+            self.images.announce(coming[-1])
+            if len(coming) > AHEAD:
+                yield self._made(coming.popleft(), epoch, seed)
+        for indices in coming:
+            yield self._made(indices, epoch, seed)
 
     def gray(self, positions: Tensor) -> Tensor:
         """The images at ``positions`` ``(B,)`` before binarization, float32 ``(B, *X)``; in [0, 1] unless the support is real."""
@@ -121,6 +136,9 @@ class Split:
 
     def _source(self, positions: Tensor) -> Tensor:
         return self.indices.index_select(0, positions.to(self.device))
+
+    def _made(self, indices: Tensor, epoch: int | Tensor, seed: int | Tensor) -> Tensor:
+        return self._binarization(self._scaled(indices), Draw(indices, self.held_out, epoch, seed), self.settings)
 
     def _scaled(self, indices: Tensor) -> Tensor:
         stored, gray_levels = self.images.gather(indices), self.images.support.levels

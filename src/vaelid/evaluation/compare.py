@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from vaelid.errors import UserError
+from vaelid.evaluation.precision import decoder_words, error_words
 
 Results = Mapping[str, Any]
 #: The per-image quantities that can be compared, by the name of their array.
@@ -82,7 +83,9 @@ def compare_results(
         if "independent_pixels" in values[0]:
             compared.append(_row("independent pixels", values[0]["independent_pixels"], reference, paired=True))
         rows[quantity] = tuple(compared)
-    return Comparison(split, len(values[0]["nll"]), rows, warnings)
+    shortened = [(name, error_words(found["nll"])) for name, found in zip(names, results, strict=True)]
+    notes = tuple(f"nll of {name}: {said}." for name, said in shortened if said is not None)
+    return Comparison(split, len(values[0]["nll"]), rows, warnings, notes)
 
 
 def _row(name: str, values: np.ndarray, reference: np.ndarray | None = None, paired: bool = False) -> Row:
@@ -132,6 +135,12 @@ def _mismatch(name: str, one: Results, other_name: str, other: Results) -> tuple
             "a bound with more samples is lower for the same model."
         )
         return problem, "Evaluate both with the same --samples."
+    if decoder_words(one["nll"]) != decoder_words(other["nll"]):
+        short, long = (name, other_name) if decoder_words(one["nll"]) else (other_name, name)
+        problem = (
+            f"{short} has nll with a bfloat16 decoder, {long} with a float32 one: their difference would have its error in it."
+        )
+        return problem, "Evaluate both with the same --decoder-precision."
     return None
 
 

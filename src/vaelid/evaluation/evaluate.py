@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vaelid import kernels
 from vaelid.data import Split
 from vaelid.environment import describe_machine
 from vaelid.errors import MachineError
@@ -21,11 +22,14 @@ from vaelid.evaluation.certificate import RunningWeights, certificate, monte_car
 from vaelid.evaluation.collect import Arrays, Save, Tick, collect, mean_se
 from vaelid.evaluation.latents import ACTIVE, active_by_variance, kl_of_dimensions, posterior_mean
 from vaelid.evaluation.likelihood import curve_points, elbo_terms, weight_blocks
+from vaelid.evaluation.pixels import PAYS
+from vaelid.evaluation.precision import BOTH_WAYS, Precision, checked, decoder_words, error_of
 from vaelid.evaluation.yardsticks import IndependentPixels
 from vaelid.progress import Reporter
 from vaelid.vae import VAE
 
 _CPU_BYTES = 2**25
+_KEPT = 2**25 - 2**16  # just below the most that glibc takes for its threshold
 _DIRECTION = "upper bound on the true NLL in expectation"
 
 
@@ -34,13 +38,15 @@ class Plan:
     """How to evaluate.
 
     ``samples``: K of the importance-weighted bound; ``elbo_samples``: S draws per image for −ELBO; ``seed`` names the noise;
-    ``images`` are looked at together (of no influence on the numbers).
+    ``images`` are looked at together (of no influence on the numbers). ``decoder_precision``: in what the decoder multiplies for
+    the importance-weighted bound.
     """
 
     samples: int = 5000
     elbo_samples: int = 10
     seed: int = 0
     images: int = 50
+    decoder_precision: Precision = "float32"
 
     def identity(self) -> dict[str, Any]:
         """What the per-image numbers depend on."""
@@ -65,11 +71,14 @@ def evaluate_images(
 
     Returns:
         ``neg_elbo, distortion, rate, nll`` (N,), ``curve`` (N, points), ``mean`` and ``kl`` (N, L) where known,
-        ``independent_pixels`` (N,); of the importance weights ``ess, pareto_k, gain, variance``, and ``elbo_variance``, (N,).
+        ``independent_pixels`` (N,); of the importance weights ``ess, pareto_k, gain, variance``, and ``elbo_variance``, (N,);
+        with a short decoder ``nll_float32`` (N,), NaN but for the images computed both ways.
 
     However it is broken off, ``save`` gets what was done until then.
     """
     model.eval()
+    if len(split) * plan.samples >= PAYS:
+        kernels.start()
     chunk = decoder_rows(split)
 
     def work(positions: Tensor, _: Tick) -> dict[str, Tensor]:
@@ -106,11 +115,13 @@ def summarize(values: Arrays, plan: Plan, rate_kind: str, discrete: bool, dimens
         **mean_se(values["nll"]),
         "samples": plan.samples,
         **images,
-        "name": f"importance-weighted bound, K = {plan.samples}, proposal q(z|x)",
+        "decoder_precision": plan.decoder_precision,
+        "precision_error": error_of(values),
         "direction": _DIRECTION,
         "curve": curve,
         **certificate(values, plan.samples),
     }
+    nll["name"] = f"importance-weighted bound, K = {plan.samples}{decoder_words(nll)}, proposal q(z|x)"
     bits = {name: number["value"] / (dimensions * math.log(2)) for name, number in (("neg_elbo", neg_elbo), ("nll", nll))}
     results: dict[str, Any] = {
         "neg_elbo": neg_elbo,
@@ -162,6 +173,30 @@ def rate_kind(model: VAE, split: Split) -> str:
     return elbo_terms(model, _images(model, split, torch.arange(1)), split.indices[:1], 1, 0).rate_kind
 
 
+@torch.no_grad()
+def importance_values(model: VAE, x: Tensor, ids: Tensor, plan: Plan, chunk: int, decoder: Precision) -> dict[str, Tensor]:
+    """The importance-weighted bound of each image, its curve, and how far to believe it.
+
+    Args:
+        x, ids: images ``(B, *X)`` and what names the noise of each, int64 ``(B,)``
+        plan: of it ``samples`` and ``seed``
+        chunk: how many decoder rows (samples × images) to hold at once
+        decoder: in what p(x|z)'s network multiplies
+
+    Returns:
+        ``nll, ess, pareto_k, gain, variance`` ``(B,)`` and ``curve`` ``(B, points)``, nats.
+    """
+    _keep_memory()
+    parts = []
+    for group in _groups(len(x), chunk):
+        weights = RunningWeights(plan.samples, curve_points(plan.samples))
+        for block in weight_blocks(model, x[group], ids[group], plan.samples, plan.seed, chunk, decoder):
+            weights.add(block)
+        curve = -weights.curve
+        parts.append({"nll": curve[:, -1], "curve": curve, **weights.diagnostics()})
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
 def with_smaller_chunks(work: Callable[[int], dict[str, Tensor]], chunk: int) -> tuple[dict[str, Tensor], int]:
     """``work(chunk)``, with half the chunk as often as memory runs out; gives the chunk that fitted, too.
 
@@ -195,14 +230,19 @@ def _look(model: VAE, split: Split, positions: Tensor, plan: Plan, chunk: int) -
     x, ids = _images(model, split, positions), split.indices[positions.to(split.device)]
     per_image = max(1, chunk // plan.elbo_samples)
     pieces = [elbo_terms(model, x[g], ids[g], plan.elbo_samples, plan.seed) for g in _groups(len(x), per_image)]
-    weighed = [_weigh(model, x[g], ids[g], plan, chunk) for g in _groups(len(x), chunk)]
+    weighed = importance_values(model, x, ids, plan, chunk, plan.decoder_precision)
     found = {
         "distortion": torch.cat([p.distortion for p in pieces]),
         "rate": torch.cat([p.rate for p in pieces]),
         "neg_elbo": torch.cat([p.neg_elbo for p in pieces]),
         "elbo_variance": torch.cat([p.variance for p in pieces]),
-        **{name: torch.cat([each[name] for each in weighed]) for name in weighed[0]},
+        **weighed,
     }
+    if plan.decoder_precision != "float32":
+        both = torch.isin(positions, checked(len(split)))
+        found[BOTH_WAYS] = torch.full_like(found["nll"], math.nan)
+        if both.any():
+            found[BOTH_WAYS][both] = importance_values(model, x[both], ids[both], plan, chunk, "float32")["nll"]
     q = model.posterior(x)
     for name, value in (("mean", posterior_mean(q)), ("kl", kl_of_dimensions(q, model.prior()))):
         if value is not None:
@@ -210,13 +250,14 @@ def _look(model: VAE, split: Split, positions: Tensor, plan: Plan, chunk: int) -
     return found
 
 
-def _weigh(model: VAE, x: Tensor, ids: Tensor, plan: Plan, chunk: int) -> dict[str, Tensor]:
-    """The importance-weighted bound of at most ``chunk`` images, its curve, and how far to believe it."""
-    weights = RunningWeights(plan.samples, curve_points(plan.samples))
-    for block in weight_blocks(model, x, ids, plan.samples, plan.seed, chunk):
-        weights.add(block)
-    curve = -weights.curve
-    return {"nll": curve[:, -1], "curve": curve, **weights.diagnostics()}
+def _keep_memory() -> None:
+    """Let the C library keep what one chunk frees for the next one.
+
+    glibc gives large blocks back to the system, and every page of the next chunk is a fault: a tenth of the time. When a block
+    is freed, its size becomes the threshold for that (mallopt(3), M_MMAP_THRESHOLD). This one is never written, so it takes no
+    memory; elsewhere it does nothing.
+    """
+    torch.empty(_KEPT, dtype=torch.uint8)
 
 
 def _groups(count: int, most: int) -> list[slice]:

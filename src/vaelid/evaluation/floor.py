@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
-from scipy import stats
 
 from vaelid.data import Split
 from vaelid.evaluation.collect import mean_se
@@ -59,7 +59,7 @@ def below_floor(floor: dict[str, Any]) -> list[str]:
     if floor.get("images", 0) == 1:
         return complaints
     # Results of earlier versions do not say how many images there were: many.
-    limit = float(stats.t.isf(stats.norm.sf(_SIGMAS), floor["images"] - 1)) if "images" in floor else _SIGMAS
+    limit = float(scipy.stats.t.isf(scipy.stats.norm.sf(_SIGMAS), floor["images"] - 1)) if "images" in floor else _SIGMAS
     for name, above in floor["above"].items():
         if above["se"] is not None and above["value"] < -(limit * above["se"] + _ROUNDING):
             complaints.append(

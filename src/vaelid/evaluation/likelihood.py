@@ -9,18 +9,23 @@ Notation: log w_k = log p(x|z_k) + log p(z_k) − log q(z_k|x), z_k ~ q(z|x), k 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
+from vaelid.evaluation.pixels import log_likelihood, plain_decoder
+from vaelid.evaluation.precision import Precision, decode, require_long_density
+from vaelid.likelihoods import Likelihood
 from vaelid.randomness import key, normal
-from vaelid.vae import VAE
+from vaelid.vae import VAE, Latent
 
 #: Samples of a posterior without a known transport of noise come in blocks of this size, each with its own seed.
 _BLOCK = 64
+#: Latents are drawn and weighed for so many chunks of the decoder at once.
+_CHUNKS = 4
 
 
 class PosteriorDraws:
@@ -110,13 +115,32 @@ def log_weights(model: VAE, x: Tensor, ids: Tensor, samples: int, seed: int, chu
 
 
 @torch.no_grad()
-def weight_blocks(model: VAE, x: Tensor, ids: Tensor, samples: int, seed: int, chunk: int) -> Iterator[Tensor]:
-    """The same for at most ``chunk`` images, in blocks ``(k, B)`` of as many draws as ``chunk`` decoder rows allow."""
+def weight_blocks(
+    model: VAE, x: Tensor, ids: Tensor, samples: int, seed: int, chunk: int, decoder: Precision = "float32"
+) -> Iterator[Tensor]:
+    """The same for at most ``chunk`` images, in blocks ``(k, B)`` of draws, decoded as many at a time as ``chunk`` rows allow.
+
+    Args:
+        decoder: in what p(x|z)'s network multiplies
+
+    Raises:
+        PartError: if the density would then be short, too.
+    """
     draws = PosteriorDraws(model, x, ids, "importance", seed)
+    log_p_of = _decoder(model.likelihood, x, draws.draw(0, 1), decoder)
     together = max(1, chunk // len(x))
-    for first in range(0, samples, together):
-        z = draws.draw(first, min(together, samples - first))
-        yield model.look(x, draws.q, z).log_weight.double()
+    for first in range(0, samples, _CHUNKS * together):
+        # Latents are small beside what is decoded from them: more at a time, and each operation on them costs less.
+        latent = Latent(draws.draw(first, min(_CHUNKS * together, samples - first)), draws.q, model.prior())
+        log_p = torch.cat([log_p_of(z) for z in latent.z.split(together)])
+        yield log_p.double() + latent.log_prior - latent.log_posterior
+
+
+def _decoder(likelihood: Likelihood, x: Tensor, z: Tensor, precision: Precision) -> Callable[[Tensor], Tensor]:
+    """``z -> log p(x|z)``; ``z`` are a few latents to try it on."""
+    require_long_density(likelihood, z, precision)
+    plain = plain_decoder(likelihood, x, z) if precision == "float32" else None
+    return plain or (lambda z: log_likelihood(decode(likelihood, z, precision), x))
 
 
 def importance_bound(log_weight: Tensor, k: int) -> Tensor:

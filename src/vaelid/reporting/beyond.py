@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from vaelid.evaluation.bdmc import BDMC
+from vaelid.evaluation.precision import decoder_words
 from vaelid.reporting.tables import apart, counted, simple_table, words_of_count
 
 Results = Mapping[str, Any]
@@ -31,9 +32,10 @@ def bdmc_tables(results: Results) -> Iterator[RenderableType]:
 
 def _ais(found: Results) -> RenderableType:
     beside, chains, accepted = found["importance"], found["effective_chains"], found["acceptance"]
+    samples = f"K = {beside['samples']}{decoder_words(beside)}"
     rows = [
         _row("ais", found, f"{found['name']}; {found['direction']}"),
-        _row("nll", beside["nll"], f"importance-weighted bound of the same images, K = {beside['samples']}"),
+        _row("nll", beside["nll"], f"importance-weighted bound of the same images, {samples}"),
         _row("nll − ais", beside["above_ais"], "paired; where positive, what the importance-weighted bound misses at least"),
     ]
     said = "not known" if found["monte_carlo_se"] is None else f"{found['monte_carlo_se']:.3f}"

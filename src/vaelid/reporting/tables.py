@@ -18,6 +18,7 @@ from rich.text import Text
 from vaelid.evaluation.bdmc import BDMC
 from vaelid.evaluation.certificate import MANY_HEAVY
 from vaelid.evaluation.compare import Comparison
+from vaelid.evaluation.precision import error_words
 from vaelid.folder import BEYOND, EPOCH_FIGURE, RunFolder
 from vaelid.parts import KINDS, part_options
 from vaelid.recipe import Recipe
@@ -157,6 +158,8 @@ def _notes(results: Results) -> list[Text]:
     if others:
         lines.append(f"OTHER IMAGES: {', '.join(others)} below, not of these {results['images']:,}: compare within a table only.")
     lines += _beside_yardstick(results)
+    shortened = error_words(results["nll"])
+    lines += [f"nll: {shortened}"] if shortened is not None else []
     lines += _certificate(results["nll"])
     if results["kind"] == "density":
         lines.append(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student
+import scipy
 
 #: Of every interval in a study.
 LEVEL = 0.95
@@ -40,4 +40,4 @@ def t_interval(values: Sequence[float]) -> Interval:
 
 def quantile(degrees: int) -> float:
     """How many standard errors an interval reaches to each side, with so many degrees of freedom."""
-    return float(student.ppf(0.5 + LEVEL / 2, degrees))
+    return float(scipy.stats.t.ppf(0.5 + LEVEL / 2, degrees))

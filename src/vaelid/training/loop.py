@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -121,6 +121,12 @@ class Epoch:
         size = self.training.settings.batch_size
         return self.order[self.training.state.batch * size :][:size]
 
+    def batches(self) -> Iterator[Tensor]:
+        """The batches that are left, one after the other."""
+        settings, state = self.training.settings, self.training.state
+        left = self.order.split(settings.batch_size)[state.batch :]
+        return self.training.data.train.batches(left, state.epoch, settings.seed)
+
     @property
     def objective(self) -> Objective:
         """What the next step is to raise."""
@@ -148,8 +154,7 @@ class Epoch:
 def train_epoch(training: Training, reporter: Reporter, stop_asked: Callable[[], bool], pace: Pace) -> bool:
     """The rest of the epoch under way; False when it was broken off by ``stop_asked()``."""
     state, epoch, clock = training.state, Epoch(training), Clock(training)
-    while state.batch < training.batches:
-        x = training.data.train.batch(epoch.positions, state.epoch, training.settings.seed)
+    for x in epoch.batches():
         loss, norm = training.engine(x, epoch.objective)  # loss = −bound.mean(); the gradients are in training.weights.grad
         epoch.update(loss, norm, len(x))
 

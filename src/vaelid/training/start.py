@@ -109,24 +109,24 @@ def under_way(
         start_afresh(training, recipe, code_from, conditions, reporter)
     else:
         go_on(training, recipe, reporter)
-    try:
-        with tracked(conditions.trackers, folder, recipe.flat(), training.history, reporter) as training.track:
-            if training.outcome:
-                training.save_kept()
-                reporter.say(f"{folder.path} is finished: {training.outcome}. Raise --epochs or --patience to go on.")
-            else:
-                if not first:
-                    training.engine = keep_engine(training, recipe)
-                note_outcome(folder, "")
+    with tracked(conditions.trackers, folder, recipe.flat(), training.history, reporter) as training.track:
+        if training.outcome:
+            training.save_kept()
+            reporter.say(f"{folder.path} is finished: {training.outcome}. Raise --epochs or --patience to go on.")
+        else:
+            if not first:
+                training.engine = keep_engine(training, recipe)
+            note_outcome(folder, "")
+        try:
             yield training
-    except Diverged as error:  # the same command still tries again, from the last checkpoint
-        note_divergence(folder, error)
-        raise
+        except Diverged as error:  # the same command still tries again from the checkpoint
+            note_divergence(folder, error)
+            raise
     note_outcome(folder, training.outcome)
 
 
 def note_divergence(folder: RunFolder, error: Diverged) -> None:
-    """Write into environment.json that training diverged, and how."""
+    """Write down that it was a divergence that ended the training."""
     with suppress(MachineError):  # the divergence is the news, not a disk that refuses a note of it
         note_outcome(folder, f"{DIVERGED}: {error.problem}")
 

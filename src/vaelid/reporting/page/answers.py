@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from vaelid.evaluation.precision import decoder_words
 from vaelid.reporting.page.facts import RunFacts
 from vaelid.reporting.page.remarks import Remark, gain_over_pixels, remarks, with_error
 from vaelid.scoring.score import score_name
@@ -79,7 +80,7 @@ def how_good(run: RunFacts) -> list[str]:
     bits = f" ({run.found['bits_per_dim']['nll']:.3f} bits per dimension)" if run.discrete else ""
     said = [
         f"On {images:,} test images it reaches {with_error(nll)} nats per image{bits}: an importance-weighted bound on −{unit} "
-        f"with K = {nll['samples']:,}, which errs upward on average, so the true value is lower if anything. "
+        f"with K = {nll['samples']:,}{decoder_words(nll)}, which errs upward on average, so the true value is lower if anything. "
         f"Its −ELBO is {with_error(bound)} nats."
     ]
     gain = gain_over_pixels(run)

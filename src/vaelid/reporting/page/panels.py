@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vaelid.evaluation.latents import ACTIVE
+from vaelid.evaluation.precision import decoder_words
 from vaelid.folder import write_atomic
 from vaelid.reporting import plots
 from vaelid.reporting.charts import Place
@@ -184,8 +185,8 @@ def histogram_panel(run: RunFacts) -> Panel | None:
         f"the extremes {nll.min():.1f} and {nll.max():.1f}."
     )
     caption = (
-        f"{label} of every test image, importance-weighted with K = {bound['samples']:,}, which errs upward; the line is the "
-        "mean, the band its standard error."
+        f"{label} of every test image, importance-weighted with K = {bound['samples']:,}{decoder_words(bound)}, which errs "
+        "upward; the line is the mean, the band its standard error."
     )
     return panel(
         "nll_histogram",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vaelid.auditing.findings import Finding
+from vaelid.evaluation.precision import decoder_words, error_words
 from vaelid.reporting.page.facts import RunFacts
 from vaelid.reporting.page.remarks import with_error
 from vaelid.reporting.scores import with_its_error
@@ -32,7 +33,7 @@ def certificates(run: RunFacts) -> Table:
     nll, bound, bits = found["nll"], found["neg_elbo"], found["bits_per_dim"] or {}
     rows = [
         _bound(f"−ELBO, S = {bound['samples']}", bound, bits.get("neg_elbo"), bound["direction"]),
-        _bound(f"nll, importance-weighted, K = {nll['samples']:,}", nll, bits.get("nll"), nll["direction"]),
+        _bound(f"nll, importance-weighted, K = {nll['samples']:,}{decoder_words(nll)}", nll, bits.get("nll"), nll["direction"]),
     ]
     rows += _annealed(found["ais"], found["images"]) if "ais" in found else []
     if run.bdmc:
@@ -60,9 +61,10 @@ def _annealed(ais: Mapping[str, Any], images: int) -> list[tuple[str, ...]]:
     """AIS beside the importance-weighted bound of the same images; where these are not those of the other rows, it says so."""
     beside, count = ais["importance"], f"{ais['images']:,}"
     others = f"; only {count} images: not to be compared with the rows above" if ais["images"] != images else ""
+    samples = f"K = {beside['samples']:,}{decoder_words(beside)}"
     return [
         _bound(f"AIS, {count} images", ais, None, ais["direction"] + others),
-        _bound(f"nll of these {count} images, K = {beside['samples']:,}", beside["nll"], None, ais["direction"]),
+        _bound(f"nll of these {count} images, {samples}", beside["nll"], None, ais["direction"]),
         _bound("nll − AIS, paired", beside["above_ais"], None, "what the importance-weighted bound misses at least, if positive"),
     ]
 
@@ -78,6 +80,9 @@ def trust(run: RunFacts) -> list[tuple[str, str]]:
     """How far to believe the importance-weighted bound: names and words."""
     nll, data = run.found["nll"], run.found["data"]
     said: list[tuple[str, str]] = []
+    shortened = error_words(nll)
+    if shortened is not None:
+        said.append(("precision", shortened))
     if "effective_samples" in nll:
         ess, tail, last = nll["effective_samples"], nll["pareto_k"], nll["last_doubling"]
         said.append(
@@ -232,7 +237,7 @@ def headline(run: RunFacts) -> list[tuple[str, str, str]]:
     if run.found:
         nll, bound = run.found["nll"], run.found["neg_elbo"]
         bits = f"{run.found['bits_per_dim']['nll']:.3f} bits/dim; " if run.discrete else "a density; "
-        tiles.append(("nll, test", with_error(nll), f"{bits}bound with K = {nll['samples']:,}, errs upward"))
+        tiles.append(("nll, test", with_error(nll), f"{bits}bound with K = {nll['samples']:,}{decoder_words(nll)}, errs upward"))
         tiles.append(("−ELBO, test", with_error(bound), f"distortion {bound['distortion']:.2f} + rate {bound['rate']:.2f}"))
     elif run.curve.best is not None:
         tiles.append(("−ELBO, validation", f"{run.curve.best:.2f}", f"best, epoch {run.curve.best_epoch}"))

@@ -1,0 +1,106 @@
+"""log p(x|z) of many z, where no gradient is wanted: binary pixels in one pass over their logits, not one per operation.
+
+``likelihood(z).log_prob(x)`` is the definition, and what everything else gets: other distributions, other devices, float64, and
+all of them where numba is not to be had. The two differ in rounding only; the loop over the pixels is the more exact one.
+
+Where the logits come from a plain network, linear layers with LeakyReLU between them, biases are added in the same passes as
+the activations and the pixels, and not before every product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Distribution, Independent
+
+from vaelid import kernels
+from vaelid.likelihoods import BernoulliLikelihood, Likelihood
+from vaelid.networks import MLP
+
+#: How far the loop may be from the exact value, per 1 + |logit| summed over the pixels (float32 alone has 6e-8 per operation).
+ROUNDING = 2.0**-22
+#: From so many decodings on, loading numba takes less time than it saves.
+PAYS = 10**6
+
+
+@torch.no_grad()
+def plain_decoder(likelihood: Likelihood, x: Tensor, z: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """``z -> log p(x|z)`` for images ``(B, *X)`` and latents ``(K, B, L)``, float64 ``(K, B)`` nats, without ``likelihood(z)``.
+
+    Args:
+        z: a few latents to try it on
+
+    Returns:
+        None where the network is no plain one, or says something else than its layers (a hook may do that).
+    """
+    found = _layers(likelihood)
+    if found is None:
+        return None
+    linear, slopes = found
+    tensors = [x, *(t.detach() for layer in linear for t in (layer.weight, layer.bias))]
+    bend, bernoulli = kernels.find("bend", *tensors), kernels.find("bernoulli", *tensors)
+    if bend is None or bernoulli is None or any(t.dtype != torch.float32 for t in tensors) or not _agrees(bernoulli):
+        return None
+    weights, biases, images = [w.T for w in tensors[1::2]], [b.numpy() for b in tensors[2::2]], x.flatten(1).numpy()
+
+    def decode(z: Tensor) -> Tensor:
+        h = torch.mm(z.reshape(-1, z.shape[-1]), weights[0])
+        for slope, (bias, weight) in zip(slopes, zip(biases, weights[1:], strict=False), strict=True):
+            bend(h.numpy(), bias, *kernels.single(slope))
+            h = torch.mm(h, weight)
+        log_p = torch.empty(z.shape[:2], dtype=torch.float64)
+        bernoulli(h.view(*z.shape[:2], -1).numpy(), biases[-1], images, log_p.numpy())
+        return log_p
+
+    seen = likelihood(z)
+    size = (1 + seen.base_dist.logits.double().abs()).flatten(2).sum(-1)
+    return decode if bool(((decode(z) - seen.log_prob(x)).abs() <= ROUNDING * 16 * size).all()) else None
+
+
+def _layers(likelihood: Likelihood) -> tuple[list[nn.Linear], list[float]] | None:
+    """The linear layers of a plain network for binary pixels, and the slopes between them."""
+    if type(likelihood) is not BernoulliLikelihood or type(likelihood.network) is not MLP:
+        return None
+    layers = list(likelihood.network.layers)
+    linear = [layer for layer in layers[::2] if type(layer) is nn.Linear]
+    slopes = [layer.negative_slope for layer in layers[1::2] if type(layer) is nn.LeakyReLU]
+    return (linear, slopes) if len(linear) + len(slopes) == len(layers) else None
+
+
+@torch.no_grad()
+def log_likelihood(distribution: Distribution, x: Tensor) -> Tensor:
+    """log p(x|z) of images ``(B, *X)``, ``(K, B)`` nats: ``distribution.log_prob(x)`` to rounding, and maybe in float64."""
+    logits = _logits(distribution)
+    if logits is None or logits.dim() != x.dim() + 1 or logits.shape[1:] != x.shape or x.dtype != logits.dtype:
+        return distribution.log_prob(x)
+    kernel = kernels.find("bernoulli", logits, x) if logits.dtype == torch.float32 else None
+    return _compiled(kernel, logits, x) if kernel and _agrees(kernel) else distribution.log_prob(x)
+
+
+def _logits(distribution: Distribution) -> Tensor | None:
+    """The logits ``(K, B, *X)`` of independent binary pixels; None for all else, also a subclass with a density of its own."""
+    if type(distribution) is not Independent or type(distribution.base_dist) is not Bernoulli:
+        return None
+    logits: Tensor = distribution.base_dist.logits
+    return logits if logits.dim() == distribution.reinterpreted_batch_ndims + 2 else None
+
+
+def _compiled(kernel: kernels.Kernel, logits: Tensor, x: Tensor) -> Tensor:
+    log_p, flat = torch.empty(logits.shape[:2], dtype=torch.float64), logits.flatten(2)
+    kernel(flat.numpy(), flat.new_zeros(flat.shape[-1]).numpy(), x.flatten(1).numpy(), log_p.numpy())
+    return log_p
+
+
+@cache
+def _agrees(kernel: kernels.Kernel) -> bool:
+    """Whether the loop gives the exact value to ``ROUNDING``, for logits of every size, on both colors."""
+    sizes = torch.tensor([0.0, 1e-30, 1e-3, 0.5, 1.0, 3.0, 10.0, 20.0, 88.0, 1e3, 1e5])
+    ramp = torch.linspace(-25, 25, 401)  # more than three groups, the last one not full
+    logits = torch.stack([torch.cat((sizes, -sizes, sign * ramp)) for sign in (1, -1)]).unsqueeze(1)  # (2, 1, D)
+    x = (torch.arange(logits.shape[-1]) % 2).to(torch.float32).unsqueeze(0)
+    exact = Independent(Bernoulli(logits=logits.double(), validate_args=False), 1, validate_args=False).log_prob(x.double())
+    error = (_compiled(kernel, logits, x) - exact).abs()
+    return bool((error <= ROUNDING * (1 + logits.double().abs()).sum(-1)).all())
