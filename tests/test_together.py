@@ -109,7 +109,9 @@ def test_a_member_that_diverges_leaves_the_others_alone(tmp_path: Path) -> None:
     endings = train_together(tmp_path, recipes)
     assert endings["bad"].status == "diverged"
     assert "became" in endings["bad"].message
-    assert RunFolder(tmp_path / "bad").read_json(RunFolder(tmp_path / "bad").environment_file)["outcome"].startswith("diverged: ")
+    outcomes = {name: (about := RunFolder(tmp_path / name)).read_json(about.environment_file)["outcome"] for name in recipes}
+    assert outcomes["bad"].startswith("diverged: Training stopped at step ")
+    assert outcomes["good"] == "all 17 epochs done"
     assert endings["good"].status == "finished"
     assert math.isfinite(metrics_of(tmp_path / "good")[-1]["neg_elbo"])
     assert len(metrics_of(tmp_path / "good")) == 17

@@ -68,7 +68,7 @@ class Together:
             for name, member in members.items():
                 training_figures(member.training.folder)
                 ended(name, ending(member))
-        for member in members.values():
+        for member in members.values():  # what left the folders above knew of no error
             if isinstance(member.error, Diverged):
                 note_divergence(member.training.folder, member.error)
         if stop_asked():
