@@ -276,7 +276,7 @@ def test_who_asked_for_an_engine_that_cannot_be_had_is_told(tmp_path: Path, monk
 
 def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(SettingError, match="engine"):
-        Conditions(CPU, engine="grpah")
+        Conditions(CPU, engine="graf")
 
 
 # --- sums that are read now and then -------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from vaelid import __version__, pool
 from vaelid.build import build_model
 from vaelid.errors import RunError, UserError
 from vaelid.recipe import Recipe, expand, from_toml
+from vaelid.settings import at_least_one
 from vaelid.sweeps.grid import canonical, combinations, label
 from vaelid.sweeps.ledger import Ledger, Member, StudyFolder, plain, require_same
 from vaelid.training.begin import clear, require_room
@@ -63,9 +64,8 @@ def plan(out: Path, common: Common, grid: Mapping[str, Sequence[Any]], seeds: in
     Raises:
         UserError: for numbers below 1, members that are equal, and all that ``train`` would refuse.
     """
-    for name, value in (("seeds", seeds), ("jobs", jobs)):
-        if value < 1:
-            raise UserError(f"{name} must be at least 1; it is {value}.")
+    at_least_one(seeds, "seeds")
+    at_least_one(jobs, "jobs")
     common.require_possible()
     axes = [canonical(name) for name in grid]
     planned = Plan({axis: [] for axis in axes}, [], {}, {})

@@ -27,7 +27,6 @@ from vaelid.evaluation.collect import Arrays
 from vaelid.evaluation.compare import Comparison, compare_results
 from vaelid.evaluation.evaluate import Plan, provenance
 from vaelid.evaluation.latents import posterior_mean
-from vaelid.evaluation.precision import require_known
 from vaelid.folder import DIVERGED, RunFolder
 from vaelid.judging import Subject, covered, judge, look_first
 from vaelid.lazy import Lazy
@@ -36,6 +35,7 @@ from vaelid.recipe import Recipe
 from vaelid.reporting.pictures import decoded_means
 from vaelid.scoring.extractors import AUTO, EXTRACTORS, settle_extractor
 from vaelid.scoring.images import other_real, settle_count
+from vaelid.settings import at_least_one
 from vaelid.trained import trained_model
 from vaelid.training.request import Request, request
 from vaelid.training.start import Conditions, choose_device, train_in
@@ -161,8 +161,8 @@ class Run:
             CheckFailed: if the model's numbers are no likelihoods, or impossible ones; nothing is written then.
         """
         whole = self.split(split)
-        count = len(whole) if limit is None else min(_at_least_one(limit, "limit"), len(whole))
-        plan = _plan(samples, elbo_samples, seed, images, decoder_precision)
+        count = len(whole) if limit is None else min(at_least_one(limit, "limit"), len(whole))
+        plan = Plan.checked(samples, elbo_samples, seed, images, decoder_precision)
         return self._judge(whole, count, plan, force, beyond or Beyond(), reporter or Silent())
 
     def evaluate_files(
@@ -179,7 +179,7 @@ class Run:
         reporter: Reporter | None = None,
     ) -> list[tuple[str, float]]:
         """−log p(x) of new images (nats, importance-weighted bound), unlikeliest first; checked against the training contract."""
-        plan, reporter = _plan(samples, elbo_samples, seed, images, decoder_precision), reporter or Silent()
+        plan, reporter = Plan.checked(samples, elbo_samples, seed, images, decoder_precision), reporter or Silent()
         split = self.open_files(paths)
         for skipped in split.images.skipped:
             reporter.say(f"left out (data.skip_bad): {skipped}")
@@ -250,7 +250,7 @@ class Run:
         Raises:
             UserError: if there is no such component.
         """
-        _at_least_one(n, "n")
+        at_least_one(n, "n")
         with own_randomness(seed):
             if component is None:
                 return self.model.sample(n)
@@ -391,15 +391,3 @@ def compare(*paths: Path | str, split: str = "test", anyway: bool = False) -> Co
     diverged = [run for run in runs if str(run.about.get("outcome") or "").startswith(DIVERGED)]
     notes = [f"{run.folder.path} diverged in training: its numbers are of the weights kept before that." for run in diverged]
     return replace(compared, notes=(*compared.notes, *notes))
-
-
-def _plan(samples: int, elbo_samples: int, seed: int, images: int, decoder_precision: str) -> Plan:
-    counted = {"samples": samples, "elbo_samples": elbo_samples, "images (--batch)": images}
-    samples, elbo_samples, images = (_at_least_one(value, name) for name, value in counted.items())
-    return Plan(samples, elbo_samples, seed, images, require_known(decoder_precision))
-
-
-def _at_least_one(value: int, name: str) -> int:
-    if value < 1:
-        raise UserError(f"{name} must be at least 1; it is {value}.")
-    return value

@@ -25,7 +25,7 @@ from vaelid.planning import Common, asked_for, clear_members, kind_of, member_of
 from vaelid.pool import Ending
 from vaelid.progress import Reporter
 from vaelid.recipe import SHORTCUTS, Recipe
-from vaelid.settings import unknown
+from vaelid.settings import at_least_one, unknown
 from vaelid.sweeps.ledger import ENDS, Ledger, StudyFolder, plain, require_same, trials_told
 from vaelid.sweeps.space import Axis, Choice, corners, space_of
 from vaelid.sweeps.trials import PRUNERS, Trials, optuna_or_refuse
@@ -62,9 +62,8 @@ def plan_search(
         UserError: for numbers below 1, a space that is none, and all that ``train`` would refuse.
         MachineError: if optuna is not installed.
     """
-    for name, value in (("trials", trials), ("jobs", jobs)):
-        if value < 1:
-            raise UserError(f"{name} must be at least 1; it is {value}.")
+    at_least_one(trials, "trials")
+    at_least_one(jobs, "jobs")
     optuna_or_refuse()
     if pruner not in PRUNERS:
         raise unknown("pruner", pruner, PRUNERS)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from vaelid.errors import SettingError
+from vaelid.errors import SettingError, UserError
 
 #: Larger whole numbers fit neither into a TOML file that others can read nor into a tensor.
 LARGEST_INT = 2**63 - 1
@@ -149,6 +149,17 @@ def convert(where: str, option: Option, value: Any) -> Any:
         allowed = f"{option.range}" if math.isfinite(converted) else f"a finite number, {option.range}"
         raise SettingError(f"{where} must be {allowed}; it is {value!r}.")
     return converted
+
+
+def at_least_one(value: int, name: str) -> int:
+    """``value``, if it is one or more.
+
+    Raises:
+        UserError: names it.
+    """
+    if value < 1:
+        raise UserError(f"{name} must be at least 1; it is {value}.")
+    return value
 
 
 def unknown(kind: str, name: str, known: Iterable[str], listing: str = "") -> SettingError:

@@ -23,9 +23,10 @@ from vaelid.evaluation.collect import Arrays, Save, Tick, collect, mean_se
 from vaelid.evaluation.latents import ACTIVE, active_by_variance, kl_of_dimensions, posterior_mean
 from vaelid.evaluation.likelihood import curve_points, elbo_terms, weight_blocks
 from vaelid.evaluation.pixels import PAYS
-from vaelid.evaluation.precision import BOTH_WAYS, Precision, checked, decoder_words, error_of
+from vaelid.evaluation.precision import BOTH_WAYS, Precision, checked, decoder_words, error_of, require_known
 from vaelid.evaluation.yardsticks import IndependentPixels
 from vaelid.progress import Reporter
+from vaelid.settings import at_least_one
 from vaelid.vae import VAE
 
 _CPU_BYTES = 2**25
@@ -47,6 +48,17 @@ class Plan:
     seed: int = 0
     images: int = 50
     decoder_precision: Precision = "float32"
+
+    @classmethod
+    def checked(cls, samples: int, elbo_samples: int, seed: int, images: int, decoder_precision: str) -> Plan:
+        """A plan from numbers that a user gave.
+
+        Raises:
+            UserError: for a number below 1, or an unknown precision.
+        """
+        counted = {"samples": samples, "elbo_samples": elbo_samples, "images (--batch)": images}
+        samples, elbo_samples, images = (at_least_one(value, name) for name, value in counted.items())
+        return cls(samples, elbo_samples, seed, images, require_known(decoder_precision))
 
     def identity(self) -> dict[str, Any]:
         """What the per-image numbers depend on."""
