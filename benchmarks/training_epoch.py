@@ -33,6 +33,7 @@ from vaelid.folder import RunFolder
 from vaelid.progress import Silent
 from vaelid.recipe import Recipe, expand, read_recipe
 from vaelid.supports import BYTES
+from vaelid.training.engines import ENGINES
 from vaelid.training.loop import Pace, train_epoch
 from vaelid.training.start import prepare
 
@@ -42,6 +43,7 @@ NETWORKS = ((784, 512, 512, 40), (20, 512, 512, 784))  # encoder and decoder: wi
 
 NOTEBOOK, IN_MEMORY = "notebook loop", "its model on tensors in memory"
 VAELID, VAELID_PLAIN, VAELID_BFLOAT16 = "vaelid", "vaelid without numba", "vaelid, bfloat16 products"
+VAELID_EAGER, VAELID_COMPILED = "vaelid, --engine eager", "vaelid, --engine compile"
 LIMIT, PRODUCTS = "machine's limit", "matrix products alone"
 
 
@@ -140,12 +142,20 @@ def notebook_of(data: Data, batch_size: int) -> notebook_loop.Notebook:
     return notebook_loop.prepare(images.gather(everything).squeeze(1), labels, data.train.indices.tolist(), batch_size)
 
 
-def vaelid_steps(options: argparse.Namespace, _: Watch, precision: str = "float32", compiled: bool = True) -> Steps:
-    """vaelid's ``train_epoch``, broken off after the steps asked for and taken up again at the next turn."""
+def vaelid_steps(
+    options: argparse.Namespace, _: Watch, precision: str = "float32", loops: bool = True, engine: str = "graph"
+) -> Steps:
+    """vaelid's ``train_epoch``, broken off after the steps asked for and taken up again at the next turn.
+
+    Args:
+        loops: whether numba may be used
+        engine: ``graph`` is what ``--engine auto`` takes for a training of this length
+    """
     recipe, data = assignment(options).override({"training.precision": precision}), data_of(options)
     folder = RunFolder(Path(tempfile.gettempdir()) / "never-written")
     training = prepare(folder, settle(recipe, data, Path()), data, torch.device("cpu"), Path())
-    if not compiled:
+    training.engine = ENGINES[engine](training.model, training.weights, precision == "bfloat16")
+    if not loops:
         kernels._loaded.clear()
     never = Pace(math.inf)  # of saving checkpoints: the notebook saves none within an epoch either
     state = training.state
@@ -191,7 +201,9 @@ CONTESTANTS: dict[str, Build] = {
     NOTEBOOK: notebook_steps,
     IN_MEMORY: in_memory_steps,
     VAELID: vaelid_steps,
-    VAELID_PLAIN: partial(vaelid_steps, compiled=False),
+    VAELID_EAGER: partial(vaelid_steps, engine="eager"),
+    VAELID_COMPILED: partial(vaelid_steps, engine="compile"),
+    VAELID_PLAIN: partial(vaelid_steps, loops=False),
     VAELID_BFLOAT16: partial(vaelid_steps, precision="bfloat16"),
     LIMIT: limit_steps,
     PRODUCTS: product_steps,
@@ -199,10 +211,13 @@ CONTESTANTS: dict[str, Build] = {
 #: What takes how many times as long as what: a row of the table each.
 RATIOS = (
     (NOTEBOOK, VAELID),
+    (NOTEBOOK, VAELID_COMPILED),
+    (VAELID_EAGER, VAELID),
     (NOTEBOOK, VAELID_PLAIN),
     (NOTEBOOK, VAELID_BFLOAT16),
     (IN_MEMORY, VAELID),
     (VAELID, LIMIT),
+    (VAELID_COMPILED, LIMIT),
     (VAELID_PLAIN, LIMIT),
     (NOTEBOOK, LIMIT),
 )

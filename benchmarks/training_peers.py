@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from contest import Build, Steps, Turns, Watch, ratios, spread, take_turns, where
-from training_epoch import EPOCH, in_memory_steps, limit_steps, notebook_steps, vaelid_steps
+from training_epoch import EPOCH, VAELID_COMPILED, in_memory_steps, limit_steps, notebook_steps, vaelid_steps
 
 RESULT = Path(__file__).parent / "results" / "training_peers.md"
 
@@ -45,12 +45,14 @@ CONTESTANTS: dict[str, Build] = {
     LIGHTNING: partial(peer, module="lightning_loop", build="lightning_steps"),
     LIGHTNING_MEMORY: partial(peer, module="lightning_loop", build="lightning_steps", loader=False),
     VAELID: vaelid_steps,
+    VAELID_COMPILED: partial(vaelid_steps, engine="compile"),
     LIMIT: limit_steps,
     IN_MEMORY + BFLOAT16: partial(in_memory_steps, precision="bfloat16"),
     LIGHTNING_MEMORY + BFLOAT16: partial(
         peer, module="lightning_loop", build="lightning_steps", loader=False, precision="bf16-mixed"
     ),
     VAELID + BFLOAT16: partial(vaelid_steps, precision="bfloat16"),
+    VAELID_COMPILED + BFLOAT16: partial(vaelid_steps, precision="bfloat16", engine="compile"),
     LIMIT + BFLOAT16: partial(limit_steps, dtype=torch.bfloat16),
 }
 
@@ -88,11 +90,17 @@ class Aim:
 
 
 AIMS = (
-    Aim(32, NOTEBOOK, VAELID, 2.5),
-    Aim(32, PYTHAE, VAELID, 1.6),
-    Aim(32, LIGHTNING, VAELID, 2.5),
-    Aim(32, VAELID, LIMIT, 1.6, at_least=False),
-    Aim(512, VAELID, LIMIT, 1.4, at_least=False),
+    *(
+        aim
+        for ours in (VAELID, VAELID_COMPILED)
+        for aim in (
+            Aim(32, NOTEBOOK, ours, 2.5),
+            Aim(32, PYTHAE, ours, 1.6),
+            Aim(32, LIGHTNING, ours, 2.5),
+            Aim(32, ours, LIMIT, 1.6, at_least=False),
+            Aim(512, ours, LIMIT, 1.4, at_least=False),
+        )
+    ),
 )
 
 
