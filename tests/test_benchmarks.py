@@ -157,3 +157,23 @@ def test_start_up_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["start_up.py", "--repeats", "2", "--out", str(tmp_path / "page.md")])
     start_up.main()
     assert "| Python alone | 0." in (tmp_path / "page.md").read_text(encoding="utf-8")
+
+
+def test_gpu_epoch_runs_also_on_a_cpu(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    few = ["--device", "cpu", "--synthetic", "--batch-sizes", "16", "--epochs", "2", "--engines", "eager", "graph"]
+    done = subprocess.run(
+        [sys.executable, FOLDER / "gpu_epoch.py", *few, "--out", page], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for words in ("| 16 | eager |", "| 16 | graph |", "A step of 8 members together, batch 16:"):
+        assert words in page.read_text(encoding="utf-8")
+
+
+def test_members_together_runs(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    few = ["--members", "2", "--repeats", "1", "--steps", "1", "--out", page]
+    done = subprocess.run([sys.executable, FOLDER / "together.py", *few], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for words in ("| 64-32 | 2 |", "| 64-512-512 | 2 |", "eager : together"):
+        assert words in page.read_text(encoding="utf-8")
