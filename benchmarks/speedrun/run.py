@@ -35,8 +35,12 @@ def main() -> None:
     options = parse()
     began = datetime.now(UTC)
     with tempfile.TemporaryDirectory() as scratch:
-        folders = {seed: Path(scratch) / f"seed-{seed}" for seed in options.seeds}
-        rows = [train(seed, folder, options) for seed, folder in folders.items()]
+        runs = options.runs or Path(scratch)
+        runs.mkdir(parents=True, exist_ok=True)
+        folders = {seed: runs / f"seed-{seed}" for seed in options.seeds}
+        rows = [timed(seed, folder, options) for seed, folder in folders.items()]
+        if options.train_only:
+            return
         predicted = statistics.mean(row["validation_neg_elbo"] for row in rows) <= options.target
         if predicted:  # else there is no record, and the test split stays unseen
             for row, folder in zip(rows, folders.values(), strict=True):
@@ -74,6 +78,16 @@ def evaluate_command(folder: Path, options: argparse.Namespace) -> list[str]:
     """The look at the test split."""
     limit = ["--limit", str(options.limit)] if options.limit else []
     return [sys.executable, "-m", "vaelid", "evaluate", str(folder), "--samples", str(options.samples), *limit, "--device", "cpu"]
+
+
+def timed(seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """What :func:`train` measured, now or in an earlier call with the same --runs."""
+    note = folder.with_suffix(".json")
+    if not note.is_file():
+        note.write_text(json.dumps(train(seed, folder, options)), encoding="utf-8")
+    row: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
+    print(f"seed {seed}: {row['seconds']:.1f} s, validation −ELBO {row['validation_neg_elbo']:.2f}", flush=True)
+    return row
 
 
 def train(seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -192,6 +206,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--target", type=float, default=TARGET, help="nats; the test split is looked at if validation is below")
     parser.add_argument("--samples", type=int, default=10, help="K of the nll")
     parser.add_argument("--limit", type=int, help="test images; without it all")
+    parser.add_argument("--runs", type=Path, help="where the run folders are kept; a seed that is there is not trained again")
+    parser.add_argument("--train-only", action="store_true", help="train and time; call again without it for the test split")
     parser.add_argument("--name", default="mnist-fast", help="of the record's files")
     parser.add_argument("--changed", required=True, help="what is new, in a sentence")
     return parser.parse_args()
