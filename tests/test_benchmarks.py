@@ -178,3 +178,23 @@ def test_speedrun_looks_at_the_test_split_only_where_validation_predicts_it(tmp_
     assert ("not looked at" in page.read_text(encoding="utf-8")) is not looked
     if looked:
         assert row["test"]["neg_elbo"]["value"] == run.results["test"]["neg_elbo"]["value"]
+
+
+def test_gpu_epoch_runs_also_on_a_cpu(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    few = ["--device", "cpu", "--synthetic", "--batch-sizes", "16", "--epochs", "2", "--engines", "eager", "graph"]
+    done = subprocess.run(
+        [sys.executable, FOLDER / "gpu_epoch.py", *few, "--out", page], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for words in ("| 16 | eager |", "| 16 | graph |", "A step of 8 members together, batch 16:"):
+        assert words in page.read_text(encoding="utf-8")
+
+
+def test_members_together_runs(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    few = ["--members", "2", "--repeats", "1", "--steps", "1", "--out", page]
+    done = subprocess.run([sys.executable, FOLDER / "together.py", *few], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for words in ("| 64-32 | 2 |", "| 64-512-512 | 2 |", "eager : together"):
+        assert words in page.read_text(encoding="utf-8")

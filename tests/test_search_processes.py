@@ -41,7 +41,7 @@ def test_two_programs_on_one_search_do_every_trial_once(tmp_path: Path) -> None:
     assert ended == dict.fromkeys(TRIALS, 1), "each was trained by one of the two, and once"
     for name, run in Study(out).runs.items():
         assert [line["epoch"] for line in run.metrics] == [1], name
-        assert run.about["outcome"] == "all 1 epochs done"
+        assert run.about["outcome"] == "the one epoch done"
     # The journal tells the same as study.json: no trial is lost, open, or there twice.
     trials = Trials(out / "search.journal", space_of({"lr": LR}), "median", 0, 1)
     assert len(trials) == len(TRIALS)

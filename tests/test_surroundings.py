@@ -71,7 +71,7 @@ def test_training_in_a_thread_leaves_signals_alone(tmp_path: Path) -> None:
     thread = threading.Thread(target=lambda: outcomes.append(train(tmp_path, tiny(training__epochs=1), notes)))
     thread.start()
     thread.join()
-    assert outcomes == ["all 1 epochs done"]
+    assert outcomes == ["the one epoch done"]
     assert set(seen) == {before}
 
 

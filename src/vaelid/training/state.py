@@ -83,7 +83,7 @@ class Training:
         if 0 < self.settings.patience < self.state.epochs_without_improvement:
             return f"no improvement for {self.state.epochs_without_improvement} epochs"
         if self.state.epoch >= self.settings.epochs:
-            return f"all {self.settings.epochs} epochs done"
+            return "the one epoch done" if self.settings.epochs == 1 else f"all {self.settings.epochs} epochs done"
         return ""
 
     @property
