@@ -222,13 +222,30 @@ def test_dropout_is_left_to_eager(tmp_path: Path) -> None:
         ("auto", 10**6, True, (1, 2), "eager", "parts of your own may do what a recording does not see"),
         ("auto", 1000, False, (1, 2), "graph", "loss and gradients take 1.00 ms by graph, 2.00 ms by eager"),
         ("auto", 1000, False, (2, 1), "eager", "loss and gradients take 2.00 ms by graph, 1.00 ms by eager"),
+        ("auto", 49_999, False, (1, 2), "graph", "loss and gradients take 1.00 ms by graph, 2.00 ms by eager"),
+        (
+            "auto",
+            50_000,
+            False,
+            (2, 1, 3),
+            "compile",
+            "loss and gradients take 2.00 ms by graph, 1.00 ms by compile, 3.00 ms by eager",
+        ),
+        (
+            "auto",
+            50_000,
+            False,
+            (1, 2, 3),
+            "graph",
+            "loss and gradients take 1.00 ms by graph, 2.00 ms by compile, 3.00 ms by eager",
+        ),
     ],
 )
 def test_which_engine_is_chosen(
     asked: str,
     steps: int,
     own_code: bool,
-    milliseconds: tuple[int, int],
+    milliseconds: tuple[int, ...],
     name: str,
     reason: str,
     tmp_path: Path,
@@ -236,11 +253,24 @@ def test_which_engine_is_chosen(
 ) -> None:
     training, x = training_of(tiny(), tmp_path)
     monkeypatch.setattr(engines, "timed", lambda *_: [m / 1000 for m in milliseconds])
+    monkeypatch.setattr(Compile, "prepare", Graph.prepare)  # compiled or not is another test's concern
     state, weights = torch.get_rng_state(), training.weights.flat.clone()
     choice = choose(asked, training.engine, x, training.objective, steps, own_code)
     assert (choice.engine.name, choice.reason) == (name, reason)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(training.weights.flat, weights)
+
+
+def test_what_cannot_be_compiled_leaves_the_others_to_choose_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise PartError("no compiler")
+
+    training, x = training_of(tiny(), tmp_path)
+    monkeypatch.setattr(Compile, "prepare", broken)
+    monkeypatch.setattr(engines, "timed", lambda *_: [0.001, 0.002])
+    choice = choose("auto", training.engine, x, training.objective, 10**6, own_code=False)
+    assert choice.engine.name == "graph"
+    assert choice.reason.endswith("2.00 ms by eager; compile cannot be used: no compiler")
 
 
 def test_engines_are_timed_with_all_they_do(tmp_path: Path) -> None:

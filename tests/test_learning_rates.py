@@ -104,6 +104,7 @@ def test_the_script_goes_on_from_its_archive(tmp_path: Path) -> None:
             "SLOW_EPOCHS": "2",
             "SAMPLES": "2",
             "JOBS": "1",
+            "ENGINE": "eager",
             "RUNS": str(tmp_path / runs),
             "ARCHIVE": str(tmp_path / "archive"),
             "PYTHON": sys.executable,

@@ -13,7 +13,8 @@ here=studies/learning_rates
 out=${RUNS:-runs}/learning-rates
 archive=${ARCHIVE:-$here/results}
 heavy=(${HEAVY:+--heavy "$HEAVY"})
-study=(study "${DATA:-mnist}" --recipe "${RECIPE:-assignment}" --seeds "${SEEDS:-3}" --jobs "${JOBS:-2}" --device cpu --out "$out")
+study=(study "${DATA:-mnist}" --recipe "${RECIPE:-assignment}" --seeds "${SEEDS:-3}" --jobs "${JOBS:-2}" --device cpu)
+study+=(--engine "${ENGINE:-compile}" --out "$out")  # without a C++ compiler eager takes its place, a third slower
 
 save() { [[ ! -f $out/study.json ]] || "$python" $here/archive.py save "$out" --archive "$archive" "${heavy[@]}"; }
 trap save EXIT

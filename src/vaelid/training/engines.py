@@ -6,10 +6,10 @@
     compile   the same, compiled by torch's Inductor (needs a C++ compiler)     to rounding: 1e-5 of the largest gradient (tried)
     vectorized   members of a study that differ in numbers only, batched        to rounding, likewise
 
-A replay leaves out Python, distribution objects and autograd's bookkeeping; on a GPU it is one launch of a CUDA graph. What it
-gains on a CPU: ``benchmarks/training_epoch.py``. ``auto`` never changes a digit on a CPU: it takes ``graph`` where that is
-measured to be faster, else ``eager``. Compiling costs some ten seconds at every start and changes last digits, so it has to be
-asked for. A part of a user's own may do things that a recording does not see, so there ``auto`` is ``eager``.
+A replay leaves out Python, distribution objects and autograd's bookkeeping; compiled, neighboring operations become one loop; on
+a GPU a step is one launch of a CUDA graph. What it gains on a CPU: ``benchmarks/training_peers.py``. ``auto`` measures at the
+first start of a run, and the run keeps to what came out. It compiles only where 50,000 steps or more are to come. A part of a
+user's own may do things that a recording does not see, so there ``auto`` is ``eager``.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from vaelid.training.flat import FlatParameters
 from vaelid.training.surroundings import own_randomness
 from vaelid.vae import VAE
 
-#: From so many steps on, a recording (half a second) pays.
-_MANY_STEPS = 1000
+#: From so many steps on, a recording (half a second) pays, and compiling it (ten to thirty seconds).
+_MANY_STEPS, _VERY_MANY_STEPS = 1000, 50_000
 #: Steps per turn, and turns, in which two engines are timed.
 _STEPS, _TURNS = 5, 3
 #: Largest difference of a gradient from eager's, as a share of the largest gradient.
@@ -164,23 +164,37 @@ def choose(asked: str, eager: Eager, x: Tensor, objective: Objective, steps: int
         return Choice(eager, "asked for")
     if asked == Vectorized.name:
         return Choice(Vectorized(eager.model, eager.weights, eager.bfloat16), "asked for")
-    if asked == AUTO and own_code:
+    if asked != AUTO:
+        return usable(asked, eager, x, objective)
+    if own_code:
         return Choice(eager, "parts of your own may do what a recording does not see")
-    if asked == AUTO and steps < _MANY_STEPS:
+    if steps < _MANY_STEPS:
         return Choice(eager, f"for {steps:,} steps a recording does not pay")
-    engine = ENGINES["graph" if asked == AUTO else asked](eager.model, eager.weights, eager.bfloat16)
+    # On a GPU a compiled step was never measured.
+    return fastest(["graph", "compile"] if steps >= _VERY_MANY_STEPS and not x.is_cuda else ["graph"], eager, x, objective)
+
+
+def usable(name: str, eager: Eager, x: Tensor, objective: Objective) -> Choice:
+    """The engine of that name if it can be used for this step and agrees with eager, else eager."""
+    engine = ENGINES[name](eager.model, eager.weights, eager.bfloat16)
     try:
         difference = disagreement(engine, eager, x, objective)
     except PartError as error:
-        return Choice(eager, f"{engine.name} cannot be used: {error.problem}")
-    exact = engine.name == "graph" and not x.is_cuda
+        return Choice(eager, f"{name} cannot be used: {error.problem}")
+    exact = name in SAME_BITS and not x.is_cuda
     if not difference <= (0.0 if exact else TOLERANCE):
-        return Choice(eager, f"{engine.name} differs from eager by {difference:.1e} of the largest gradient")
-    if asked != AUTO:
-        return Choice(engine, "asked for")
-    ours, theirs = timed([engine, eager], x, objective)
-    faster = engine if ours < theirs else eager
-    return Choice(faster, f"loss and gradients take {1e3 * ours:.2f} ms by graph, {1e3 * theirs:.2f} ms by eager")
+        return Choice(eager, f"{name} differs from eager by {difference:.1e} of the largest gradient")
+    return Choice(engine, "asked for")
+
+
+def fastest(names: Sequence[str], eager: Eager, x: Tensor, objective: Objective) -> Choice:
+    """Of eager and these engines, those that can be used, the one that takes the least time."""
+    tried = [usable(name, eager, x, objective) for name in names]
+    engines = [*(choice.engine for choice in tried if choice.engine is not eager), eager]
+    seconds = timed(engines, x, objective)
+    words = "loss and gradients take " + ", ".join(f"{1e3 * s:.2f} ms by {e.name}" for s, e in zip(seconds, engines, strict=True))
+    refused = [choice.reason for choice in tried if choice.engine is eager]
+    return Choice(engines[seconds.index(min(seconds))], "; ".join([words, *refused]))
 
 
 def disagreement(engine: Eager, eager: Eager, x: Tensor, objective: Objective) -> float:
