@@ -26,6 +26,7 @@ INPUTS = [
     ("images", (3, 16, 16), levels(16)),
     ("mnist", _MNIST, BINARY),
     ("mnist-8bit", (1, 14, 14), BYTES),  # a quarter of the pixels: 256 numbers for each make this the slowest by far
+    ("mnist-fast", _MNIST, BINARY),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from vaelid import MLP, VAE, BernoulliLikelihood, FactorizedMixturePrior, GaussianPosterior
+from vaelid import MLP, VAE, BernoulliLikelihood, FactorizedMixturePrior, GaussianPosterior, open_run
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -157,6 +158,26 @@ def test_start_up_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["start_up.py", "--repeats", "2", "--out", str(tmp_path / "page.md")])
     start_up.main()
     assert "| Python alone | 0." in (tmp_path / "page.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("target", "looked"), [(1e6, True), (1e-6, False)])
+def test_speedrun_looks_at_the_test_split_only_where_validation_predicts_it(tmp_path: Path, target: float, looked: bool) -> None:
+    what = ["--data", "digits", "--recipe", "digits", "--set", "training.epochs=2", "--set", "data.train_limit=100"]
+    how = ["--seeds", "3", "--threads", "1", "--samples", "2", "--target", str(target), "--changed", "a trial"]
+    where = ["--runs", tmp_path / "runs", "--out", tmp_path, "--name", "trial"]
+    program = [sys.executable, FOLDER / "speedrun" / "run.py"]
+    done = subprocess.run([*program, *what, *how, *where], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (record,) = [json.loads(file.read_text(encoding="utf-8")) for file in tmp_path.glob("*-trial.json")]
+    (row,) = record["seeds"]
+    run = open_run(tmp_path / "runs" / "seed-3")
+    assert row["validation_neg_elbo"] == min(line["neg_elbo"] for line in run.metrics)
+    assert 0 < row["seconds_of_steps"] < row["seconds"] < row["seconds_of_process"]
+    assert ("test" in row) is looked is bool(run.results)
+    (page,) = tmp_path.glob("*-trial.md")
+    assert ("not looked at" in page.read_text(encoding="utf-8")) is not looked
+    if looked:
+        assert row["test"]["neg_elbo"]["value"] == run.results["test"]["neg_elbo"]["value"]
 
 
 def test_gpu_epoch_runs_also_on_a_cpu(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data_fixtures import Server, serving
-from vaelid.data.download import download, matches
+from vaelid.data.download import download, matches, matching_content
 from vaelid.data.store import KnownFile, cache_folder, content, data_folder, find
 from vaelid.errors import DataError, MachineError
 
@@ -152,6 +152,7 @@ def test_checksums_are_those_of_the_unpacked_content(tmp_path: Path, raw: bytes,
     (tmp_path / "file").write_bytes(raw)
     assert matches(tmp_path / "file", CHECKSUM) is same
     assert matches(tmp_path / "file", f"md5:{hashlib.md5(PLAIN).hexdigest()}") is same
+    assert matching_content(tmp_path / "file", CHECKSUM) == (PLAIN if same else None)
 
 
 # Known files --------------------------------------------------------------------------------------------------------------

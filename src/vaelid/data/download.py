@@ -12,7 +12,7 @@ import logging
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -53,13 +53,20 @@ def download(urls: Sequence[str], destination: Path, checksum: str) -> None:
     raise MachineError(f"{destination.name} could not be downloaded:\n{reasons}")
 
 
-def matches(path: Path, checksum: str) -> bool:
-    """Whether the unpacked content of a file has this checksum."""
+def matching_content(path: Path, checksum: str) -> bytes | None:
+    """The unpacked content of a file, if it has this checksum; it is unpacked only once."""
+    blocks: list[bytes] = []
+    return b"".join(blocks) if matches(path, checksum, blocks.append) else None
+
+
+def matches(path: Path, checksum: str, keep: Callable[[bytes], None] = lambda _block: None) -> bool:
+    """Whether the unpacked content of a file has this checksum; ``keep`` is handed every block of it."""
     algorithm, expected = checksum.split(":")
     digest = hashlib.new(algorithm, usedforsecurity=False)
     try:
         for block in unpacked(path):
             digest.update(block)
+            keep(block)
     except (zlib.error, EOFError):  # a damaged archive does not match
         return False
     return digest.hexdigest() == expected

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from vaelid.data.download import download, matches, unpacked
+from vaelid.data.download import download, matching_content, unpacked
 from vaelid.errors import DataError, MachineError
 
 
@@ -60,8 +60,9 @@ def content(file: KnownFile) -> bytes:
         if path.is_file():
             return _checked(path, file)
     for path in [cache_folder() / place for place in file.places]:
-        if path.is_file() and matches(path, file.checksum):  # a damaged file in the cache is fetched again
-            return b"".join(unpacked(path))
+        found = matching_content(path, file.checksum) if path.is_file() else None
+        if found is not None:  # a damaged file in the cache is fetched again
+            return found
     try:
         download(file.urls, cached, file.checksum)
     except MachineError as error:
@@ -74,9 +75,10 @@ def content(file: KnownFile) -> bytes:
 
 
 def _checked(path: Path, file: KnownFile) -> bytes:
-    if not matches(path, file.checksum):
+    found = matching_content(path, file.checksum)
+    if found is None:
         raise DataError(
             f"{path} is damaged or another file: its unpacked content does not have the checksum {file.checksum}.",
             "Replace it by the original file, or unset VAELID_DATA to download it.",
         )
-    return b"".join(unpacked(path))
+    return found
