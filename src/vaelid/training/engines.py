@@ -8,7 +8,7 @@
 
 A replay leaves out Python, distribution objects and autograd's bookkeeping; compiled, neighboring operations become one loop; on
 a GPU a step is one launch of a CUDA graph. What it gains on a CPU: ``benchmarks/training_peers.py``. ``auto`` measures at the
-first start of a run, and the run keeps to what came out. It compiles only where 50,000 steps or more are to come. A part of a
+first start of a run, and the run keeps to what came out. It compiles only where 20,000 steps or more are to come. A part of a
 user's own may do things that a recording does not see, so there ``auto`` is ``eager``.
 """
 
@@ -36,7 +36,7 @@ from vaelid.training.surroundings import own_randomness
 from vaelid.vae import VAE
 
 #: From so many steps on, a recording (half a second) pays, and compiling it (ten to thirty seconds).
-_MANY_STEPS, _VERY_MANY_STEPS = 1000, 50_000
+_MANY_STEPS, _VERY_MANY_STEPS = 1000, 20_000
 #: Steps per turn, and turns, in which two engines are timed.
 _STEPS, _TURNS = 5, 3
 #: Largest difference of a gradient from eager's, as a share of the largest gradient.
