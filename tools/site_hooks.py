@@ -36,6 +36,7 @@ def adopted(root: Path = ROOT) -> dict[str, str]:
         **{f"studies/{name}/README.md": f"measured/{name}.md" for name in studies},
         **{f"docs/{name}": f"{Path(name).stem}.md" for name in NOTEBOOKS},
         "benchmarks/README.md": "measured/benchmarks.md",
+        "benchmarks/speedrun/README.md": "measured/speedrun.md",
         "CONTRIBUTING.md": "contributing.md",
         "CHANGELOG.md": "changelog.md",
     }
