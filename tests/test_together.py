@@ -12,7 +12,7 @@ import torch
 
 import vaelid
 from training_helpers import RICH, Notes, metrics_of, tiny_of, train
-from vaelid.errors import UserError
+from vaelid.errors import PartError, UserError
 from vaelid.folder import RunFolder
 from vaelid.pool import Ending
 from vaelid.recipe import Recipe
@@ -176,6 +176,15 @@ def test_who_is_alike(changes: dict[str, Any], together: bool, tmp_path: Path, m
     base = {**COMMON, "training.epochs": 1}
     train_together(tmp_path, {"a": tiny_of(base), "b": tiny_of({**base, **changes})})
     assert alike(*seen[0]) is together
+
+
+def test_a_member_that_cannot_be_recorded_trains_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Any:
+        raise PartError("no recording")
+
+    monkeypatch.setattr(engine, "capture", refuse)
+    recipes = {name: tiny_of({**COMMON, "training.epochs": 1, "training.seed": seed}) for seed, name in enumerate("ab")}
+    assert {end.status for end in train_together(tmp_path, recipes).values()} == {"finished"}
 
 
 def test_constants_that_differ_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

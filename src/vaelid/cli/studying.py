@@ -31,6 +31,7 @@ Seeds = Annotated[int, typer.Option(metavar="N", help="Seeds of each combination
 Jobs = Annotated[int, typer.Option(metavar="N", help="Trainings at a time; the threads are divided among them.")]
 Evaluate = Annotated[bool, typer.Option("--evaluate/--no-evaluate", help="Chosen and reference members on the test split.")]
 Samples = Annotated[int, typer.Option(metavar="K", help="Samples of the importance-weighted bound on the test split.")]
+Engine = Annotated[str, typer.Option(metavar="auto|eager|graph|compile|vectorized", help="vectorized: members train together.")]
 
 
 def study(
@@ -62,9 +63,7 @@ def study(
     binarization: options.Binarization = None,
     set_: Set = None,
     device: Device = "auto",
-    engine: Annotated[
-        str, typer.Option(metavar="auto|eager|graph|compile|vectorized", help="vectorized: members train together.")
-    ] = "auto",
+    engine: Engine = "auto",
     init_from: options.InitFrom = None,
     track: options.Track = None,
     skip_bad: options.SkipBad = False,

@@ -39,11 +39,15 @@ class Member:
     pace: Pace
     epoch: Epoch | None = None
     error: Exception | None = None
-    captured: Captured = field(init=False)
+    captured: Captured | None = field(init=False)  # None: its step cannot be recorded
 
     def __post_init__(self) -> None:
         x, objective = self.example()
-        self.captured = capture(self.training.model, self.training.weights, objective, x, self.training.engine.bfloat16)
+        try:
+            recorded = capture(self.training.model, self.training.weights, objective, x, self.training.engine.bfloat16)
+        except PartError:  # it trains alone, by its own engine
+            recorded = None
+        self.captured = recorded
 
     @property
     def over(self) -> bool:
@@ -74,6 +78,8 @@ class Member:
 
 def alike(a: Member, b: Member) -> bool:
     """Whether two members can make their steps together: the same images, and the same operations with the same constants."""
+    if a.captured is None or b.captured is None:
+        return False
     first, second = a.captured.graph, b.captured.graph
     same_data = a.training.data.fingerprint == b.training.data.fingerprint
     same_size = a.training.settings.batch_size == b.training.settings.batch_size
@@ -102,6 +108,8 @@ class Joint:
     """
 
     def __init__(self, members: Sequence[Member]) -> None:
+        if members[0].captured is None:
+            raise PartError("The step cannot be recorded.")
         self.members, self.captured = members, members[0].captured
         first, *_ = weights = [member.training.weights for member in members]
         size = (len(members), first.flat.numel())
