@@ -1,10 +1,10 @@
-"""Whole epochs of training on a GPU, by engine, and a study of eight members beside one run.
+"""Whole epochs of training on a GPU, by engine, and a study of eight members beside one run alone.
 
     python benchmarks/gpu_epoch.py                                         # writes results/gpu_epoch.md; a few minutes
     python benchmarks/gpu_epoch.py --device cpu --synthetic --out /tmp/cpu.md    # does it run?
 
 The recipe ``assignment``; an epoch is all its steps and the validation. The images lie on the device. The first epoch is not
-counted: it chooses kernels and records. Joint steps of several members: ``together.py --device cuda``.
+counted: it chooses kernels and records. Loss and gradients alone, of several members: ``together.py --device cuda``.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import math
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import training_epoch
 from contest import spread
 
-from vaelid.build import settle
+from vaelid import build
 from vaelid.data import Data
 from vaelid.environment import describe_machine
 from vaelid.folder import RunFolder
@@ -29,7 +30,7 @@ from vaelid.training.engines import ENGINES
 from vaelid.training.loop import Epoch, Pace, train_epoch
 from vaelid.training.start import prepare
 from vaelid.training.state import Training
-from vaelid.training.surroundings import own_randomness
+from vaelid.training.surroundings import Generators, own_randomness
 from vaelid.training.together import Joint, Member, step
 from vaelid.training.validation import validate
 
@@ -57,11 +58,11 @@ def main() -> None:
 
 def ready(data: Data, batch: int, engine: str, options: argparse.Namespace, seed: int = 0) -> Training:
     """A training that has not begun, on the device."""
-    recipe = settle(training_epoch.assignment(argparse.Namespace(batch_size=batch, seed=seed)), data, Path())
+    recipe = build.settle(training_epoch.assignment(argparse.Namespace(batch_size=batch, seed=seed)), data, Path())
     folder = RunFolder(Path(tempfile.gettempdir()) / "never-written")
     with own_randomness(seed):
         training = prepare(folder, recipe, data, torch.device(options.device), Path())
-    training.engine = ENGINES[engine](training.model, training.weights)
+    training.use(ENGINES[engine](training.model, training.weights))
     return training
 
 
@@ -79,36 +80,54 @@ def epochs(training: Training, count: int) -> list[tuple[float, float]]:
 
 
 def members(data: Data, options: argparse.Namespace) -> list[str]:
-    """A joint step of eight members beside a step of one recorded run, pixels and optimizer included."""
+    """Steps of eight members together beside those of one run by every engine that replays; all a step does is in them."""
     batch = options.batch_sizes[0]
     group = [member(ready(data, batch, "vectorized", options, seed)) for seed in range(MEMBERS)]
-    alone = [member(ready(data, batch, "graph", options))]
-    joint, steps = Joint(group), alone[0].training.batches - 2
-    seconds = {}
-    for name, run in (("joint", lambda: step(group, joint)), ("alone", lambda: by_itself(alone[0]))):
-        run()
+    joint = Joint(group)
+    count = group[0].training.batches - _WARM
+    together = [1e3 * seconds / count for seconds in timed(group, joint, count, options.epochs - 1)]
+    lines = [f"A step of {MEMBERS} members together, batch {batch}: {spread(together)} ms."]
+    for engine in options.engines:
+        training = ready(data, batch, engine, options)
+        alone = [1e3 * steps / training.batches for steps, _ in epochs(training, options.epochs)[1:]]
+        ratio = statistics.median(together) / statistics.median(alone)
+        lines.append(
+            f"* Of one run by `{engine}`: {spread(alone)} ms. **{ratio:.2f}** times as long for eight (aim: 1.5); "
+            f"{ratio / MEMBERS:.2f} of eight in turn (aim: 0.3)."
+        )
+    return lines
+
+
+#: Steps that record, and are not counted.
+_WARM = 5
+
+
+def timed(group: Sequence[Member], joint: Joint, count: int, turns: int) -> list[float]:
+    """Seconds of so many joint steps, in so many turns."""
+    seconds = []
+    for _ in range(turns):
+        for each in group:
+            each.training.state.batch, each.epoch = 0, Epoch(each.training)
+        for _ in range(_WARM):
+            step(group, joint)
+        settle(group)
         begun = time.perf_counter()
-        for _ in range(steps):
-            run()
-        for each in [*group, *alone]:
-            each.epoch.tally.settle()  # waits for the device
-        seconds[name] = (time.perf_counter() - begun) / steps
-    return [
-        f"A step of {MEMBERS} members together, batch {batch}: {1e3 * seconds['joint']:.2f} ms; of one run by graph: "
-        f"{1e3 * seconds['alone']:.2f} ms. **{seconds['joint'] / seconds['alone']:.2f}** times as long (aim: 1.5)."
-    ]
+        for _ in range(count):
+            step(group, joint)
+        settle(group)
+        seconds.append(time.perf_counter() - begun)
+    return seconds
+
+
+def settle(group: Sequence[Member]) -> None:
+    """Wait for the device."""
+    for each in group:
+        each.epoch.tally.settle()
 
 
 def member(training: Training) -> Member:
     """One at the start of its first epoch."""
-    return Member(training, torch.get_rng_state(), Silent(), Pace(math.inf), Epoch(training))
-
-
-def by_itself(one: Member) -> None:
-    """What ``train_epoch`` does for a batch."""
-    training, epoch = one.training, one.epoch
-    x = training.data.train.batch(epoch.positions, training.state.epoch, training.settings.seed)
-    epoch.update(*training.engine(x, epoch.objective), len(x))
+    return Member(training, Generators(training.weights.flat.device), Silent(), Pace(math.inf), Epoch(training))
 
 
 def head(options: argparse.Namespace) -> list[str]:

@@ -26,7 +26,7 @@ from vaelid.recipe import Recipe, read_recipe
 from vaelid.training.engines import Eager, Graph
 from vaelid.training.loop import Pace
 from vaelid.training.start import prepare
-from vaelid.training.surroundings import own_randomness
+from vaelid.training.surroundings import Generators, own_randomness
 from vaelid.training.together import Joint, Member
 
 #: Hidden widths of the networks, by their name on the page.
@@ -89,7 +89,7 @@ def member(path: Path, recipe: Recipe, data: Data, seed: int, device: str) -> Me
     """One that has not begun."""
     with own_randomness(seed):
         training = prepare(RunFolder(path), settle(recipe, data, Path()), data, torch.device(device), Path())
-        return Member(training, torch.get_rng_state(), Silent(), Pace(1e9))
+        return Member(training, Generators(training.weights.flat.device), Silent(), Pace(1e9))
 
 
 def row(name: str, members: int, found: dict[str, list[float]]) -> str:

@@ -60,3 +60,9 @@ def vaelid_data() -> Path:
     if not folder.is_dir():
         pytest.fail(f"VAELID_DATA names {named!r}, which is not a folder")
     return folder
+
+
+@pytest.fixture
+def always_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members of a study trained together whether or not that pays, which is a matter of time."""
+    monkeypatch.setattr("vaelid.training.together.Joint.pays", lambda _: True)

@@ -22,22 +22,16 @@ from vaelid.training.together import Joint, Member, alike
 from vaelid.worker import Order
 
 
-def order(folder: Path, recipe: Recipe, seconds: float = 1e9) -> Order:
-    return Order(recipe.to_toml(), ".", str(folder), "cpu", None, seconds, 1, (), "vectorized")
+def order(folder: Path, recipe: Recipe, seconds: float = 1e9, device: str = "cpu") -> Order:
+    return Order(recipe.to_toml(), ".", str(folder), device, None, seconds, 1, (), "vectorized")
 
 
 def train_together(
-    path: Path, recipes: dict[str, Recipe], watch: Any = lambda names: (), seconds: float = 1e9
+    path: Path, recipes: dict[str, Recipe], watch: Any = lambda names: (), seconds: float = 1e9, device: str = "cpu"
 ) -> dict[str, Ending]:
-    orders, endings = iter([(name, order(path / name, r, seconds)) for name, r in recipes.items()]), {}
+    orders, endings = iter([(name, order(path / name, r, seconds, device)) for name, r in recipes.items()]), {}
     Together(Notes()).run(lambda: next(orders, None), lambda _: None, lambda name, end: endings.update({name: end}), watch)
     return endings
-
-
-@pytest.fixture
-def always_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether it pays is a matter of time."""
-    monkeypatch.setattr(Joint, "pays", lambda _: True)
 
 
 @pytest.fixture

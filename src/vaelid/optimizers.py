@@ -8,10 +8,12 @@ ones.
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from functools import cache
+from importlib.util import find_spec
 from itertools import accumulate
 from typing import Any
 
@@ -39,10 +41,16 @@ class LeanAdamax(Optimizer):
     u ≥ ε, so such an m moves a weight by less than 10⁻³⁰ lr. (``torch.set_flush_denormal`` would do it for one thread only, and
     a resumed run would have to have the same threads flushed.)
 
+    On other devices the step is one sequence of operations over all weights, which torch can compile into one (:func:`fuse`).
+
     Args:
         parameters: to be trained
-        defaults: ``lr``, ``betas``, ``eps``, ``weight_decay``, as torch's
+        defaults: ``lr``, ``betas``, ``eps``, ``weight_decay``, ``capturable``, as torch's
     """
+
+    def __init__(self, parameters: Parameters, defaults: dict[str, Any]) -> None:
+        super().__init__(parameters, {"capturable": False, **defaults})
+        self.update_whole = _update_whole
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -58,14 +66,39 @@ class LeanAdamax(Optimizer):
     def _update(self, parameter: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:
         state, (beta1, beta2) = self.state[parameter], group["betas"]
         if not state:  # torch's names: a checkpoint does not depend on which of the two wrote it
-            state["step"] = torch.zeros(())
+            state["step"] = torch.zeros((), device=parameter.device if group["capturable"] else "cpu")
             state["exp_avg"], state["exp_inf"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         state["step"] += 1
-        step = -group["lr"] / (1 - beta1 ** state["step"].item())
-        update_adamax(
-            (parameter.detach(), grad, state["exp_avg"], state["exp_inf"]),
-            (1 - beta1, beta2, group["eps"], group["weight_decay"], step),
-        )
+        vectors = parameter.detach(), grad, state["exp_avg"], state["exp_inf"]
+        constants = 1 - beta1, beta2, group["eps"], group["weight_decay"]
+        if group["capturable"]:
+            self.update_whole(vectors, constants, -group["lr"] / (1 - beta1 ** state["step"]))
+        else:
+            update_adamax(vectors, (*constants, -group["lr"] / (1 - beta1 ** state["step"].item())))
+
+
+def take_numbers_from_the_device(optimizer: Optimizer) -> bool:
+    """Let learning rate and count of steps be tensors beside the weights, so that a recorded step sees them change.
+
+    Returns whether the optimizer can do that; those of torch say so by an option ``capturable``.
+    """
+    if not all("capturable" in group for group in optimizer.param_groups):
+        return False
+    for group in optimizer.param_groups:
+        device = group["params"][0].device
+        group["capturable"], group["lr"] = True, torch.tensor(float(group["lr"]), device=device)
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            if "step" in state:
+                state["step"] = state["step"].to(device)
+    return True
+
+
+def fuse(optimizer: Optimizer) -> None:
+    """Compile the operations of the built-in Adamax for a GPU into one kernel; torch's own optimizers are one already."""
+    if isinstance(optimizer, LeanAdamax) and find_spec("triton"):
+        with warnings.catch_warnings(action="ignore"):  # torch's about its own insides
+            optimizer.update_whole = torch.compile(_update_whole, dynamic=False)
 
 
 #: Numbers in a block: four vectors and a temporary one in 1.3 MB, which the second cache of today's cores holds.
@@ -86,6 +119,17 @@ def update_adamax(vectors: tuple[Tensor, ...], numbers: tuple[float, ...]) -> No
     scratch = torch.empty_like(blocks[0][0])
     for block in zip(*blocks, strict=True):
         _update_block(scratch[: len(block[0])] if scratch.dim() else scratch, block, numbers)
+
+
+def _update_whole(vectors: tuple[Tensor, ...], constants: tuple[float, ...], step: Tensor) -> None:
+    """The same, with −lr/(1 − β₁ᵗ) a scalar on the device."""
+    (theta, grad, m, u), (weight, beta2, eps, decay) = vectors, constants
+    if decay:
+        grad = grad + decay * theta
+    m.lerp_(grad, weight)
+    u.copy_(torch.maximum(u * beta2, grad.abs() + eps))
+    m.copy_(torch.hardshrink(m, _LARGEST_DENORMAL))
+    theta.add_(m / u * step)
 
 
 def _update_block(scratch: Tensor, block: tuple[Tensor, ...], numbers: tuple[float, ...]) -> None:

@@ -20,7 +20,7 @@ from vaelid.reporting.figures import training_figures
 from vaelid.training.begin import DTYPE
 from vaelid.training.loop import Pace, fit
 from vaelid.training.start import Conditions, choose_device, note_divergence, numerics_of, under_way
-from vaelid.training.surroundings import fixed_numerics, own_randomness, stop_on_signal
+from vaelid.training.surroundings import Generators, fixed_numerics, own_randomness, stop_on_signal
 from vaelid.training.together import Joint, Member, fit_together, groups
 from vaelid.training.tracking import trackers_of
 from vaelid.worker import Order
@@ -87,7 +87,7 @@ class Together:
         numerics_of(folder, recipe, data, conditions)
         with own_randomness(recipe.training.seed):
             training = stack.enter_context(under_way(folder, recipe, Path(order.code_from), data, conditions, Silent()))
-            return Member(training, torch.get_rng_state(), Silent(), Pace(order.checkpoint_seconds))
+            return Member(training, Generators(conditions.device), Silent(), Pace(order.checkpoint_seconds))
 
     def _train(self, group: Sequence[Member], stop_asked: Callable[[], bool], watch: Callable[[], bool]) -> None:
         ready = [member for member in group if not member.over]

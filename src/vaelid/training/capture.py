@@ -50,7 +50,8 @@ class Captured:
 
 def numbers_of(objective: Objective, device: torch.device) -> list[Tensor]:
     """The floats of an objective as float32 scalars: what may change from step to step without a new recording."""
-    return [torch.tensor(getattr(objective, name), dtype=torch.float32, device=device) for name in _moving(objective)]
+    # torch.tensor would wait for a GPU.
+    return [torch.full((), getattr(objective, name), dtype=torch.float32, device=device) for name in _moving(objective)]
 
 
 def shape_of(objective: Objective) -> Objective:

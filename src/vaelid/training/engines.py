@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -26,11 +26,13 @@ from statistics import median
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from vaelid.errors import PartError
 from vaelid.objectives import Objective
 from vaelid.settings import unknown
 from vaelid.training.capture import capture, loss_of, numbers_of, shape_of
+from vaelid.training.cuda import Replay, can_record, record
 from vaelid.training.flat import FlatParameters
 from vaelid.training.surroundings import own_randomness
 from vaelid.vae import VAE
@@ -41,8 +43,6 @@ _MANY_STEPS, _VERY_MANY_STEPS = 1000, 20_000
 _STEPS, _TURNS = 5, 3
 #: Largest difference of a gradient from eager's, as a share of the largest gradient.
 TOLERANCE = 1e-5
-
-Replay = Callable[..., Sequence[Tensor]]
 
 
 class Eager:
@@ -83,15 +83,17 @@ class Graph(Eager):
             PartError: if a part cannot be recorded.
         """
         self.captured = capture(self.model, self.weights, objective, x, self.bfloat16)
-        self.values = [p.detach() for p in self.weights.parameters]  # views of the flat vector: always the weights of now
-        self.run = self.prepare(self.captured.graph, self.values, self._inputs(x, objective))
+        values = [p.detach() for p in self.weights.parameters]  # views of the flat vector: always the weights of now
+        inputs = self._inputs(x, objective)
+        run = partial(self.translate(self.captured.graph, [*values, *inputs]), *values)
+        self._step: Replay = partial(self._replay, run)
+        if can_record(x):
+            self._step = record(self._step, inputs, [self.weights.grad])
         self._recorded = x.shape, shape_of(objective)
 
-    def prepare(self, graph: GraphModule, weights: list[Tensor], inputs: list[Tensor]) -> Replay:
-        """What replays the recording on inputs like these."""
-        if inputs[0].is_cuda:
-            return cuda_graph(partial(graph, *weights), inputs)
-        return partial(graph, *weights)
+    def translate(self, function: Replay, inputs: Sequence[Tensor]) -> Replay:
+        """A faster form of a function of tensors, for inputs like these."""
+        return function
 
     def __call__(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
         if self._recorded is None:
@@ -99,8 +101,12 @@ class Graph(Eager):
         if self._recorded != (x.shape, shape_of(objective)):
             return super().__call__(x, objective)
         with torch.no_grad():
-            loss, *gradients = self.run(*self._inputs(x, objective))
-            return loss, self.weights.put(self.captured.gradients(gradients))
+            loss, norm = self._step(*self._inputs(x, objective))
+        return loss, norm
+
+    def _replay(self, run: Replay, *inputs: Tensor) -> Sequence[Tensor]:
+        loss, *gradients = run(*inputs)
+        return loss, self.weights.put(self.captured.gradients(gradients))
 
     def _inputs(self, x: Tensor, objective: Objective) -> list[Tensor]:
         return [x, *numbers_of(objective, x.device), *(draw() for draw in self.captured.draws)]
@@ -111,18 +117,19 @@ class Compile(Graph):
 
     name = "compile"
 
-    def prepare(self, graph: GraphModule, weights: list[Tensor], inputs: list[Tensor]) -> Replay:
+    def translate(self, function: Replay, inputs: Sequence[Tensor]) -> Replay:
         """Raises PartError where nothing can be compiled (no C++ compiler, say)."""
-        on_cpu = not inputs[0].is_cuda
         try:
             with warnings.catch_warnings(action="ignore"):  # torch's about its own insides
                 inductor = import_module("torch._inductor")  # takes seconds, so only where it is asked for
-                # A wrapper in C++ around the loops: in Python it would take longer than some of them.
-                compiled = inductor.compile(graph, [*weights, *inputs], options={"cpp_wrapper": on_cpu})
+                traced = lambda *tensors: function(*tensors)  # noqa: E731, PLW0108 - make_fx takes no bound method
+                graph = function if isinstance(function, GraphModule) else make_fx(traced)(*inputs)
+                # On a CPU a wrapper in C++ around the loops: in Python it would take longer than some of them.
+                compiled: Replay = inductor.compile(graph, list(inputs), options={"cpp_wrapper": not can_record(inputs[0])})
         except Exception as error:  # whatever the compiler of this machine raises
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise PartError(f"The step cannot be compiled: {reason[0]}", "Train with --engine graph.") from error
-        return partial(compiled, *weights) if on_cpu else cuda_graph(partial(compiled, *weights), inputs)
+        return compiled
 
 
 class Vectorized(Eager):
@@ -225,27 +232,3 @@ def timed(engines: Sequence[Eager], x: Tensor, objective: Objective) -> list[flo
                 float(loss)  # waits for a device that works on its own
                 seconds.append((time.perf_counter() - begun) / _STEPS)
     return [median(seconds) for seconds in turns]
-
-
-def cuda_graph(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> Replay:
-    """The kernels of ``function`` as one CUDA graph: a call copies its inputs into place and launches them all at once.
-
-    What comes out lies in the same memory at every call.
-    """
-    places = [t.clone() for t in inputs]
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # libraries choose kernels and take workspace at first calls, which a recording must not see
-        for _ in range(3):
-            function(*places)
-    torch.cuda.current_stream().wait_stream(side)
-    recorded = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(recorded):
-        outputs = function(*places)
-
-    def replay(*now: Tensor) -> Sequence[Tensor]:
-        torch._foreach_copy_(places, list(now))
-        recorded.replay()
-        return outputs
-
-    return replay

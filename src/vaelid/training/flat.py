@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from vaelid.errors import PartError
+from vaelid.training.cuda import can_record
 
 #: Every weight starts at a multiple of this many numbers, so that vector instructions see aligned memory.
 _ALIGNMENT = 16
@@ -87,14 +88,14 @@ class FlatParameters:
 
     def put(self, gradients: Sequence[Gradient]) -> Tensor:
         """Write one gradient per parameter, as a tensor or in factors, into ``flat.grad``; returns their norm, a scalar."""
-        return write_gradients(gradients, self._gradients)
+        return write_gradients(gradients, self._gradients, self.grad)
 
     @torch.no_grad()
     def clip(self, norm: Tensor, most: float) -> None:
         """Scale the gathered gradients, whose norm is ``norm``, down to the norm ``most``; 0: leave them."""
         if not most:
             return
-        if norm.is_cuda:  # without reading the norm, which would wait for the device
+        if can_record(norm):  # without reading the norm, which would wait for the device
             self.grad.mul_((most / norm).clamp_max(1))
         elif float(norm) > most:
             self.grad.mul_(most / float(norm))
@@ -117,22 +118,28 @@ class FlatParameters:
 
 
 @torch.no_grad()
-def write_gradients(gradients: Sequence[Gradient], places: Sequence[Tensor], models: int = 0) -> Tensor:
+def write_gradients(gradients: Sequence[Gradient], places: Sequence[Tensor], whole: Tensor) -> Tensor:
     """Write one gradient per parameter into its place; returns the norm of all of them, a scalar.
 
     Args:
-        models: of so many models at once, each tensor with their dimension in front; the norms are then ``(models,)``
+        whole: the vector that the places are views of; or the rows of a matrix, for several models at once: their places have
+            the dimension of the models in front, and the norms are one per row
     """
-    norms = []
+    norms, into, plain = [], [], []
     for gradient, place in zip(gradients, places, strict=True):
         if isinstance(gradient, Tensor):
-            place.copy_(gradient)
-        elif gradient is not None:
-            _multiply(gradient, place)
-        else:
+            into.append(place)
+            plain.append(gradient)
+    if plain:
+        torch._foreach_copy_(into, plain)  # on a GPU at one launch
+    for gradient, place in zip(gradients, places, strict=True):
+        if gradient is None:
             place.zero_()  # a part that took no part in this loss
-        norms.append(torch.linalg.vector_norm(place.flatten(1), dim=1) if models else torch.linalg.vector_norm(place))
-    return torch.linalg.vector_norm(torch.stack(norms), dim=0)
+        elif not isinstance(gradient, Tensor):
+            _multiply(gradient, place)
+        if not can_record(whole):  # while the piece is still in the cache
+            norms.append(torch.linalg.vector_norm(place.flatten(whole.dim() - 1), dim=-1))
+    return torch.linalg.vector_norm(torch.stack(norms), dim=0) if norms else torch.linalg.vector_norm(whole, dim=-1)
 
 
 def _multiply(factors: Factors, place: Tensor) -> None:

@@ -20,7 +20,7 @@ from vaelid.errors import Diverged, Interrupted
 from vaelid.objectives import Objective
 from vaelid.progress import Reporter
 from vaelid.randomness import permutation
-from vaelid.training.state import Training, update_average
+from vaelid.training.state import Training
 from vaelid.training.trouble import count_dead_components, troubles
 from vaelid.training.validation import Validation, validate
 
@@ -62,9 +62,9 @@ class Tally:
         self.patience = _STEPS_UNREAD if training.weights.flat.is_cuda else 1
         self.unread: list[tuple[int, Tensor, int]] = []  # step, (loss, norm), images
 
-    def add(self, loss: Tensor, norm: Tensor, images: int) -> None:
-        """Count a step, before its update is made."""
-        self.unread.append((self.training.state.step + 1, torch.stack([loss, norm]), images))
+    def add(self, numbers: Tensor, images: int) -> None:
+        """Count a step, before its update is made; ``numbers``, loss and norm ``(2,)``, must stay as they are."""
+        self.unread.append((self.training.state.step + 1, numbers, images))
         if len(self.unread) >= self.patience:
             self.settle()
 
@@ -75,8 +75,8 @@ class Tally:
             Diverged: names the step.
         """
         unread, self.unread = self.unread, []
-        for step, numbers, images in unread:
-            self.loss, norm = numbers.tolist()
+        numbers = torch.stack([pair for _, pair, _ in unread]).tolist() if unread else []
+        for (step, _, images), (self.loss, norm) in zip(unread, numbers, strict=True):
             self.training.refuse_infinite("the loss", self.loss, step)
             self.training.refuse_infinite("the gradient norm", norm, step)
             self.training.state.loss_sum += self.loss * images
@@ -125,7 +125,7 @@ class Epoch:
         """The batches that are left, one after the other."""
         settings, state = self.training.settings, self.training.state
         left = self.order.split(settings.batch_size)[state.batch :]
-        return self.training.data.train.batches(left, state.epoch, settings.seed)
+        return (self.training.recorded or self.training.data.train).batches(left, state.epoch, settings.seed)
 
     @property
     def objective(self) -> Objective:
@@ -139,16 +139,21 @@ class Epoch:
         Raises:
             Diverged: if loss or gradient is not finite.
         """
-        training, settings, state = self.training, self.training.settings, self.training.state
-        total = settings.epochs * training.batches
+        self.note(torch.stack([loss, norm]), images)
+        (self.training.recorded or self.training).update(norm)
+        self.next()
+
+    def note(self, numbers: Tensor, images: int) -> None:
+        """Before an update: set the learning rate, and take down loss and gradient norm, ``(2,)``."""
+        training, state = self.training, self.training.state
+        total = training.settings.epochs * training.batches
         training.lr = training.optimizer.defaults["lr"] * training.schedule.factor(state.step, total, state.epoch)
-        self.tally.add(loss, norm, images)
-        training.weights.clip(norm, settings.clip_norm)
-        training.optimizer.step()
-        if training.average is not training.model:
-            update_average(training.average, training.model, settings.ema)
-        state.batch += 1
-        state.step += 1
+        self.tally.add(numbers, images)
+
+    def next(self) -> None:
+        """After an update: go to the next batch."""
+        self.training.state.batch += 1
+        self.training.state.step += 1
 
 
 def train_epoch(training: Training, reporter: Reporter, stop_asked: Callable[[], bool], pace: Pace) -> bool:

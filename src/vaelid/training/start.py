@@ -115,7 +115,7 @@ def under_way(
             reporter.say(f"{folder.path} is finished: {training.outcome}. Raise --epochs or --patience to go on.")
         else:
             if not first:
-                training.engine = keep_engine(training, recipe)
+                training.use(keep_engine(training, recipe))
             note_outcome(folder, "")
         try:
             yield training
@@ -168,7 +168,7 @@ def start_afresh(training: Training, recipe: Recipe, code_from: Path, conditions
     if recipe.code:
         try_out(training)
     chosen = find_engine(conditions.engine, training, recipe)
-    training.engine = chosen.engine
+    training.use(chosen.engine)
     code = {name: (code_from / name).read_bytes() for name in recipe.code}
     clear(folder)
     begin(folder, code, training.data, conditions.device, chosen, conditions.init_from)

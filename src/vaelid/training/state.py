@@ -20,10 +20,11 @@ from vaelid.data import Data
 from vaelid.errors import Diverged
 from vaelid.folder import RunFolder
 from vaelid.objectives import Objective
-from vaelid.optimizers import Schedule
+from vaelid.optimizers import Schedule, fuse, take_numbers_from_the_device
 from vaelid.recipe import TrainingSettings
 from vaelid.training.checkpoint import Checkpoint, save_checkpoint
-from vaelid.training.engines import Eager
+from vaelid.training.cuda import Pixels, Recorded, Update, can_record
+from vaelid.training.engines import Compile, Eager, Graph
 from vaelid.training.flat import FlatParameters
 from vaelid.training.snapshots import Snapshots
 from vaelid.vae import VAE
@@ -60,12 +61,16 @@ class Training:
     schedule: Schedule
     snapshots: Snapshots
     engine: Eager  # gives loss and gradients of a batch
+    recorded: Recorded | None = None  # on a GPU: what else there is to a step
     state: State = field(default_factory=State)
     kept_weights: dict[str, Tensor] = field(default_factory=dict)  # of the best epoch or the last, as the settings say
     kept_saved: bool = True  # whether model.safetensors is known to hold ``kept_weights``
     history: list[dict[str, Any]] = field(default_factory=list)
     validated: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))  # −ELBO per image, last epoch's
     track: Callable[[Mapping[str, Any]], None] = lambda _line: None  # told the line of every epoch
+
+    def __post_init__(self) -> None:
+        self._lr = float(self.optimizer.defaults["lr"])
 
     @property
     def batches(self) -> int:
@@ -89,12 +94,38 @@ class Training:
     @property
     def lr(self) -> float:
         """The learning rate of the last step."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        return self._lr
 
     @lr.setter
     def lr(self, value: float) -> None:
+        self._lr = value
         for group in self.optimizer.param_groups:
-            group["lr"] = value
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(value)
+            else:
+                group["lr"] = value
+
+    def use(self, engine: Eager) -> None:
+        """Compute the steps with this engine from now on. On a GPU one that replays has what surrounds it recorded as well."""
+        self.engine, self.recorded = engine, None
+        if isinstance(engine, Graph) and can_record(self.weights.flat):
+            if isinstance(engine, Compile):
+                fuse(self.optimizer)
+            update = Update(self.update, self.changing) if take_numbers_from_the_device(self.optimizer) else self.update
+            self.recorded = Recorded(Pixels(self.data.train, self.settings.batch_size, engine.translate), update)
+
+    def update(self, norm: Tensor) -> None:
+        """Change the weights by the gradients that are in place; ``norm`` is that of these gradients."""
+        self.weights.clip(norm, self.settings.clip_norm)
+        self.optimizer.step()
+        if self.average is not self.model:
+            update_average(self.average, self.model, self.settings.ema)
+
+    def changing(self) -> list[Tensor]:
+        """What :meth:`update` overwrites."""
+        average = [] if self.average is self.model else [*self.average.parameters(), *self.average.buffers()]
+        slots = [value for slots in self.optimizer.state.values() for value in slots.values() if isinstance(value, Tensor)]
+        return [t.detach() for t in (self.weights.flat, self.weights.grad, *slots, *average)]
 
     @property
     def kept_epoch(self) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from copy import copy
 from types import FrameType
 from typing import Any
 
@@ -31,6 +32,55 @@ def own_randomness(seed: int) -> Iterator[None]:
         if torch.backends.mps.is_available():
             torch.mps.manual_seed(seed)
         yield
+
+
+class Generators:
+    """torch's generators of random numbers as one of several trainings left them when it was last its turn.
+
+    Args:
+        device: where it trains; what it draws with are the generators of the processor and of this device, as they are now
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.cpu = torch.get_rng_state()
+        self.device = torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else None
+        self.own = self.device.clone_state() if self.device is not None else None
+
+    def copy(self) -> Generators:
+        """The same state, for another time."""
+        twin = copy(self)
+        twin.own = self.own.clone_state() if self.own is not None else None
+        return twin
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Let numbers drawn on the device in this block be this training's: on a GPU a quick form of :meth:`turn`."""
+        if self.device is None or self.own is None:
+            with self._turn_of_cpu():
+                yield
+            return
+        before = self.device.graphsafe_get_state()
+        self.device.graphsafe_set_state(self.own)
+        try:
+            yield
+        finally:
+            self.device.graphsafe_set_state(before)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Let all random numbers of this block be this training's."""
+        with self._turn_of_cpu(), self.drawing() if self.device is not None else nullcontext():
+            yield
+
+    @contextmanager
+    def _turn_of_cpu(self) -> Iterator[None]:
+        before = torch.get_rng_state()
+        torch.set_rng_state(self.cpu)
+        try:
+            yield
+        finally:
+            self.cpu = torch.get_rng_state()
+            torch.set_rng_state(before)
 
 
 @contextmanager

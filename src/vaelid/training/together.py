@@ -21,12 +21,15 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from vaelid.errors import Diverged, PartError
 from vaelid.objectives import Objective
+from vaelid.optimizers import fuse, take_numbers_from_the_device
 from vaelid.progress import Reporter
 from vaelid.training.capture import Captured, capture, numbers_of
+from vaelid.training.cuda import Pixels, Recorded, Replay, Update, can_record, record
 from vaelid.training.engines import TOLERANCE
 from vaelid.training.flat import write_gradients
 from vaelid.training.loop import Clock, Epoch, Pace, finish_epoch
 from vaelid.training.state import Training
+from vaelid.training.surroundings import Generators
 
 
 @dataclass
@@ -34,7 +37,7 @@ class Member:
     """One of several trainings under way: its place in torch's random numbers, and what became of it."""
 
     training: Training
-    generator: Tensor  # the state of torch's generator when it was last this member's turn
+    generators: Generators
     reporter: Reporter
     pace: Pace
     epoch: Epoch | None = None
@@ -63,17 +66,18 @@ class Member:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """For the length of the block torch's generator is this member's; what goes wrong in it is this member's trouble."""
-        before = torch.get_rng_state()
-        torch.set_rng_state(self.generator)
+        """For the length of the block torch's generators are this member's; what goes wrong in it is this member's trouble."""
+        with self.generators.turn(), self.trying():
+            yield
+
+    @contextmanager
+    def trying(self) -> Iterator[None]:
+        """What goes wrong in this block is this member's trouble."""
         try:
             yield
         except Diverged as error:
             self.error = error
             self.training.save_kept()
-        finally:
-            self.generator = torch.get_rng_state()
-            torch.set_rng_state(before)
 
 
 def alike(a: Member, b: Member) -> bool:
@@ -113,38 +117,61 @@ class Joint:
         self.members, self.captured = members, members[0].captured
         first, *_ = weights = [member.training.weights for member in members]
         size = (len(members), first.flat.numel())
-        matrix, grads = first.flat.detach().new_empty(size), first.grad.new_zeros(size)
-        for own, row, grad in zip(weights, matrix, grads, strict=True):
+        matrix, self.grads = first.flat.detach().new_empty(size), first.grad.new_zeros(size)
+        for own, row, grad in zip(weights, matrix, self.grads, strict=True):
             own.move(row, grad)
         shapes = [(len(members), *p.shape) for p in first.parameters]
         self.values = [matrix[:, piece].view(shape) for piece, shape in zip(first.pieces, shapes, strict=True)]
-        self.places = [grads[:, piece].view(shape) for piece, shape in zip(first.pieces, shapes, strict=True)]
+        self.places = [self.grads[:, piece].view(shape) for piece, shape in zip(first.pieces, shapes, strict=True)]
         examples = [member.example() for member in members]
-        self.shape = examples[0][0].shape
-        with _generators_as_they_were(members):
+        self.shape, self.numbers = examples[0][0].shape, _Numbers()
+        self.access: list[tuple[int, int, int]] = []  # epoch, seed and number of the images that each member is at
+        self.words: list[Tensor] = []  # the first two, for every image
+        with _generators_as_they_were(members), torch.no_grad():
+            inputs = self._inputs(*zip(*examples, strict=True))
             try:
-                with torch.no_grad():
-                    self.graph = make_fx(torch.vmap(self.captured.graph))(*self._inputs(*zip(*examples, strict=True)))
+                self.graph = make_fx(torch.vmap(self.captured.graph))(*self.values, *inputs)
             except RuntimeError as error:
                 raise PartError(f"The step cannot be batched over models: {str(error).splitlines()[0]}") from error
+            self.run: Replay = record(self._compute, inputs, [self.grads]) if can_record(matrix) else self._compute
+        self.recorded = self._record_what_surrounds_it() if can_record(matrix) else None
         self._require_agreement(examples)
 
     def __call__(self, x: Sequence[Tensor], objectives: Sequence[Objective]) -> tuple[Tensor, Tensor]:
         """Losses and gradient norms, ``(M,)`` each, for a batch and an objective of every member."""
         with torch.no_grad():
-            loss, *gradients = self.graph(*self._inputs(x, objectives))
-            return loss, write_gradients(self.captured.gradients(gradients), self.places, len(self.members))
+            loss, norm = self.run(*self._inputs(x, objectives))
+        return loss, norm
+
+    def _compute(self, *inputs: Tensor) -> Sequence[Tensor]:
+        loss, *gradients = self.graph(*self.values, *inputs)
+        return loss, write_gradients(self.captured.gradients(gradients), self.places, self.grads)
 
     def _inputs(self, x: Sequence[Tensor], objectives: Sequence[Objective]) -> list[Tensor]:
-        numbers = zip(*(numbers_of(objective, x[0].device) for objective in objectives), strict=True)
-        return [*self.values, torch.stack(list(x)), *(torch.stack(n) for n in numbers), *self._noise()]
+        return [torch.stack(list(x)), *self.numbers(objectives, x[0].device), *self._noise()]
 
     def _noise(self) -> list[Tensor]:
         drawn = []
         for member in self.members:
-            with member.turn():
+            with member.generators.drawing():
                 drawn.append([draw() for draw in self.captured.draws])
         return [torch.stack(each) for each in zip(*drawn, strict=True)]
+
+    def _record_what_surrounds_it(self) -> Recorded | None:
+        """Pixels and updates of all members, as one launch each; None if an optimizer does not lend itself to it."""
+        trainings = [member.training for member in self.members]
+        for training in trainings:
+            if not take_numbers_from_the_device(training.optimizer):
+                return None
+            fuse(training.optimizer)
+
+        def update(norms: Tensor) -> None:
+            for training, norm in zip(trainings, norms, strict=True):
+                training.update(norm)
+
+        update_all = Update(update, lambda: [tensor for training in trainings for tensor in training.changing()])
+        pixels = Pixels(trainings[0].data.train, len(trainings) * self.shape[0], lambda function, _: function)
+        return Recorded(pixels, update_all)
 
     def _require_agreement(self, examples: Sequence[tuple[Tensor, Objective]]) -> None:
         with _generators_as_they_were(self.members):
@@ -174,14 +201,28 @@ class Joint:
         return median(turns) < 1
 
 
+class _Numbers:
+    """The floats of the members' objectives as vectors; of objectives like the last ones they are there already."""
+
+    def __init__(self) -> None:
+        self.of: Sequence[Objective] = ()
+        self.vectors: list[Tensor] = []
+
+    def __call__(self, objectives: Sequence[Objective], device: torch.device) -> list[Tensor]:
+        if list(self.of) != list(objectives):
+            numbers = zip(*(numbers_of(objective, device) for objective in objectives), strict=True)
+            self.of, self.vectors = objectives, [torch.stack(each) for each in numbers]
+        return self.vectors
+
+
 @contextmanager
 def _generators_as_they_were(members: Sequence[Member]) -> Iterator[None]:
-    states = [member.generator for member in members]
+    states = [member.generators.copy() for member in members]
     try:
         yield
     finally:
         for member, state in zip(members, states, strict=True):
-            member.generator = state
+            member.generators = state
 
 
 def fit_together(joint: Joint, stop_asked: Callable[[], bool], watch: Callable[[], object]) -> None:
@@ -200,8 +241,7 @@ def fit_together(joint: Joint, stop_asked: Callable[[], bool], watch: Callable[[
             joint = Joint(active)
         step(active, joint)
         for member in active:
-            with member.turn():
-                close(member)
+            close(member)
         watch()
         if stop_asked():
             for member in active:
@@ -214,32 +254,46 @@ def step(active: Sequence[Member], joint: Joint) -> None:
     """One step of every member: together where all batches are full, else (at the end of an epoch) each by its own engine."""
     clocks = [Clock(member.training) for member in active]
     epochs = [member.epoch for member in active if member.epoch is not None]
-    x = batches(active, epochs)
-    objectives = [epoch.objective for epoch in epochs]
-    if all(len(batch) == joint.shape[0] for batch in x):
-        answers = list(zip(*joint(x, objectives), strict=True))
+    x, objectives = batches(active, epochs, joint), [epoch.objective for epoch in epochs]
+    whole = all(len(batch) == joint.shape[0] for batch in x)
+    if whole and joint.recorded is not None:
+        loss, norm = joint(x, objectives)
+        for member, epoch, numbers in zip(active, epochs, torch.stack([loss, norm], dim=1), strict=True):
+            with member.trying():
+                epoch.note(numbers, joint.shape[0])
+        joint.recorded.update(norm)
+        for epoch in epochs:
+            epoch.next()
     else:
-        answers = []
-        for member, batch, objective in zip(active, x, objectives, strict=True):
+        answers = list(zip(*joint(x, objectives), strict=True)) if whole else one_by_one(active, x, objectives)
+        for member, epoch, batch, answer in zip(active, epochs, x, answers, strict=True):
             with member.turn():
-                answers.append(member.training.engine(batch, objective))
-    for member, epoch, batch, answer, clock in zip(active, epochs, x, answers, clocks, strict=True):
-        with member.turn():
-            epoch.update(*answer, len(batch))
+                epoch.update(*answer, len(batch))
+    for clock in clocks:
         clock.stop(len(active))
 
 
-def batches(active: Sequence[Member], epochs: Sequence[Epoch]) -> Sequence[Tensor]:
+def one_by_one(active: Sequence[Member], x: Sequence[Tensor], objectives: Sequence[Objective]) -> list[tuple[Tensor, Tensor]]:
+    """Loss and norm of every member by its own engine."""
+    answers = []
+    for member, batch, objective in zip(active, x, objectives, strict=True):
+        with member.turn():
+            answers.append(member.training.engine(batch, objective))
+    return answers
+
+
+def batches(active: Sequence[Member], epochs: Sequence[Epoch], joint: Joint) -> Sequence[Tensor]:
     """The next batch of every member, all gathered and binarized in one go."""
     positions = [epoch.positions for epoch in epochs]
     sizes = [len(p) for p in positions]
-
-    def rows(values: list[int]) -> Tensor:
-        return torch.tensor(values).repeat_interleave(torch.tensor(sizes)).to(positions[0].device)
-
-    seeds = rows([member.training.settings.seed for member in active])
-    drawn = active[0].training.data.train.batch(torch.cat(positions), rows([m.training.state.epoch for m in active]), seeds)
-    return drawn.split(sizes)
+    access = [(m.training.state.epoch, m.training.settings.seed, size) for m, size in zip(active, sizes, strict=True)]
+    if access != joint.access:  # made anew only then: it waits for a device
+        joint.access, device = access, positions[0].device
+        counts = torch.tensor(sizes, device=device)
+        epoch_and_seed = zip(*[(e, s) for e, s, _ in access], strict=True)
+        joint.words = [torch.tensor(column, device=device).repeat_interleave(counts) for column in epoch_and_seed]
+    make = joint.recorded.pixels if joint.recorded is not None else active[0].training.data.train.batch
+    return make(torch.cat(positions), *joint.words).split(sizes)
 
 
 def close(member: Member) -> None:
@@ -249,13 +303,15 @@ def close(member: Member) -> None:
         return
     member.reporter.advance(1)
     ended = training.state.batch == training.batches
-    if ended:
+    if not ended and not member.pace.due():
+        return
+    with member.turn():
         epoch.tally.settle()
-        finish_epoch(training, member.reporter)
-        member.epoch = None
-    if training.outcome or member.pace.due():
-        epoch.tally.settle()
-        member.pace.save(training)
+        if ended:
+            finish_epoch(training, member.reporter)
+            member.epoch = None
+        if training.outcome or member.pace.due():
+            member.pace.save(training)
 
 
 def save(member: Member) -> None:

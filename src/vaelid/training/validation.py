@@ -58,7 +58,7 @@ def validate(model: VAE, split: Split, samples: int, epoch: int, seed: int) -> V
     numbers = samples * math.prod(split.shape) * (split.support.levels or 1)
     batch = max(1, min(_BATCH, _MOST_NUMBERS // numbers))
     for start in range(0, len(split), batch):
-        positions = torch.arange(start, min(start + batch, len(split)))
+        positions = torch.arange(start, min(start + batch, len(split)), device=split.device)
         x = split.batch(positions, epoch, seed)
         terms = elbo_terms(model, x, split.indices[positions], samples, _NOISE_SEED, purpose="validation")
         distortions.append(terms.distortion.double())
