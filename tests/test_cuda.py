@@ -15,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from test_engines import needs_compiler
 from test_together import COMMON, train_together
-from training_helpers import RICH, assert_same_run, data_of, metrics_of, tiny_of, train
+from training_helpers import RICH, Notes, assert_same_run, data_of, metrics_of, tiny_of, train
 from vaelid.errors import PartError
 from vaelid.folder import RunFolder
 from vaelid.optimizers import OPTIMIZERS, LeanAdamax, fuse, take_numbers_from_the_device
