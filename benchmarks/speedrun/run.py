@@ -54,7 +54,7 @@ def main() -> None:
             "changed": options.changed,
             "target": options.target,
             "threads": options.threads,
-            "machine": describe_machine(torch.device("cpu")),
+            "machine": describe_machine(torch.device(options.device)),
             "data": first.about["data"]["images"],
             "recipe": first.recipe.to_toml(),
             "seeds": rows,
@@ -71,13 +71,14 @@ def train_command(seed: int | str, folder: Path, options: argparse.Namespace) ->
     """The command whose time is the record."""
     settings = [word for setting in options.set for word in ("--set", setting)]
     run = ["train", options.data, "--recipe", options.recipe, *settings, "--engine", options.engine]
-    return [sys.executable, "-m", "vaelid", *run, "--seed", str(seed), "--device", "cpu", "--out", str(folder)]
+    return [sys.executable, "-m", "vaelid", *run, "--seed", str(seed), "--device", options.device, "--out", str(folder)]
 
 
 def evaluate_command(folder: Path, options: argparse.Namespace) -> list[str]:
     """The look at the test split."""
     limit = ["--limit", str(options.limit)] if options.limit else []
-    return [sys.executable, "-m", "vaelid", "evaluate", str(folder), "--samples", str(options.samples), *limit, "--device", "cpu"]
+    how = ["--samples", str(options.samples), *limit, "--device", options.device]
+    return [sys.executable, "-m", "vaelid", "evaluate", str(folder), *how]
 
 
 def timed(seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -175,7 +176,7 @@ def render(entry: dict[str, Any]) -> str:
             "",
             f"* Training: `{entry['train']}`; test: `{entry['evaluate']}`",
             f"* All of it: `{entry['command']}`",
-            f"* Machine: {machine['processor']}, {entry['threads']} threads; images: {images}",
+            f"* Machine: {machine['processor']}, {entry['threads']} threads, {machine['device']}; images: {images}",
             f"* Software: commit {machine['commit']}, torch {machine['torch']}, Python {machine['python']}",
             "",
             "```toml",
@@ -204,6 +205,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--target", type=float, default=TARGET, help="nats; the test split is looked at if validation is below")
     parser.add_argument("--samples", type=int, default=10, help="K of the nll")
     parser.add_argument("--limit", type=int, help="test images; without it all")

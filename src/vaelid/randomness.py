@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -72,8 +73,13 @@ def permutation(count: int, *words: int) -> Tensor:
 
 
 def _words(keys: Tensor, first: int, count: int) -> Tensor:
-    counter = torch.arange(first + 1, first + count + 1, dtype=torch.int64, device=keys.device).mul_(_GOLDEN)
-    return _mix(keys.unsqueeze(-1) + counter)
+    return _mix(keys.unsqueeze(-1) + _steps(first, count, keys.device))
+
+
+@lru_cache(maxsize=32)
+def _steps(first: int, count: int, device: torch.device) -> Tensor:
+    """(j + 1) · γ for ``count`` positions j. Kept, not computed each time: Inductor would fold γ into an index of 32 bits."""
+    return torch.arange(first + 1, first + count + 1, dtype=torch.int64, device=device).mul_(_GOLDEN)
 
 
 def _mix(z: Tensor) -> Tensor:

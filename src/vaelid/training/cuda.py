@@ -85,6 +85,7 @@ class Pixels:
         if len(positions) != self.size:
             return self._make(*inputs)[0]
         if self.replay is None:
+            self._make(*inputs)  # what is made once and kept should be there, and not be recorded
             self.replay = record(self.translate(self._make, inputs), inputs)
         return self.replay(*inputs)[0]
 
