@@ -87,7 +87,7 @@ def members(data: Data, options: argparse.Namespace) -> list[str]:
     count = group[0].training.batches - _WARM
     together = [1e3 * seconds / count for seconds in timed(group, joint, count, options.epochs - 1)]
     lines = [f"A step of {MEMBERS} members together, batch {batch}: {spread(together)} ms."]
-    for engine in options.engines:
+    for engine in [way for way in options.engines if way != "eager"]:
         training = ready(data, batch, engine, options)
         alone = [1e3 * steps / training.batches for steps, _ in epochs(training, options.epochs)[1:]]
         ratio = statistics.median(together) / statistics.median(alone)

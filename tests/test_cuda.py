@@ -22,6 +22,7 @@ from vaelid.optimizers import OPTIMIZERS, LeanAdamax, fuse, take_numbers_from_th
 from vaelid.recipe import Recipe
 from vaelid.training import cuda
 from vaelid.training.cuda import Pixels, Replay, Update
+from vaelid.training.engines import as_it_is, compiled, compiled_if_possible, compiling_pays
 from vaelid.training.start import Conditions, train_in
 
 
@@ -120,7 +121,41 @@ def test_recorded_members_are_the_runs_they_would_have_been_alone(tmp_path: Path
             assert [line[quantity] for line in ours] == pytest.approx([line[quantity] for line in alone], rel=1e-3), quantity
 
 
-@pytest.mark.parametrize("translate", [lambda f, _: f, traced], ids=["as it is", "traced"])
+@needs_compiler
+@pytest.mark.usefixtures("always_together")
+def test_compiled_members_are_recorded_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, partial(pretended, trace=lambda function, _: function))
+    monkeypatch.setattr("vaelid.optimizers.find_spec", lambda _: True)
+    calls: list[int] = []
+    monkeypatch.setattr("vaelid.training.engines.compiled", lambda *args: calls.append(1) or compiled(*args))
+    monkeypatch.setattr("vaelid.training.together.compiling_pays", lambda steps, _: steps == 8)
+    recipes = {
+        str(seed): tiny_of({**COMMON, "training.epochs": 2, "data.train_limit": 100, "training.seed": seed}) for seed in (0, 1)
+    }
+    train_together(tmp_path / "together", recipes)
+    assert len(calls) == 2  # loss and gradients; pixels
+    for name, recipe in recipes.items():
+        train(tmp_path / name, recipe, engine="eager")
+        ours, alone = metrics_of(tmp_path / "together" / name), metrics_of(tmp_path / name)
+        assert [line["neg_elbo"] for line in ours] == pytest.approx([line["neg_elbo"] for line in alone], rel=1e-3)
+
+
+def test_what_cannot_be_compiled_is_made_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise PartError("no compiler here.")
+
+    monkeypatch.setattr("vaelid.training.engines.compiled", broken)
+    with pytest.warns(RuntimeWarning, match="no compiler here. It is made operation by operation"):
+        assert compiled_if_possible(pretended, []) is pretended
+
+
+@pytest.mark.parametrize(("there", "steps", "pays"), [(True, 49_999, False), (True, 50_000, True), (False, 20_000, True)])
+def test_compiling_pays_later_on_a_gpu(there: bool, steps: int, pays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vaelid.training.engines.can_record", lambda _: there)
+    assert compiling_pays(steps, torch.ones(1)) == pays
+
+
+@pytest.mark.parametrize("translate", [as_it_is, traced], ids=["as it is", "traced"])
 def test_pixels_are_those_of_the_split(translate: Any, recordings: list[str]) -> None:
     split = data_of(tiny_of({"data.binarization": "dynamic", "likelihood.name": "bernoulli"})).train
     pixels = Pixels(split, 8, translate)
@@ -232,7 +267,11 @@ def test_on_a_gpu_a_resumed_run_goes_on(tmp_path: Path) -> None:
 
 @needs_gpu
 @pytest.mark.usefixtures("always_together")
-def test_on_a_gpu_members_are_the_runs_they_would_have_been_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pays", [False, True], ids=["as they are", "compiled"])
+def test_on_a_gpu_members_are_the_runs_they_would_have_been_alone(
+    pays: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vaelid.training.together.compiling_pays", lambda *_: pays)
     changes = {**COMMON, "data.train_limit": 100, "training.epochs": 12, "objective.warmup": 2.0}
     recipes = {str(seed): tiny_of({**changes, "training.seed": seed, "optimizer.lr": 1e-3 * (1 + seed)}) for seed in range(3)}
     train_together(tmp_path / "together", recipes, device="cuda")

@@ -72,7 +72,7 @@ class LeanAdamax(Optimizer):
         vectors = parameter.detach(), grad, state["exp_avg"], state["exp_inf"]
         constants = 1 - beta1, beta2, group["eps"], group["weight_decay"]
         if group["capturable"]:
-            self.update_whole(vectors, constants, -group["lr"] / (1 - beta1 ** state["step"]))
+            self.update_whole(vectors, constants, group["lr"], state["step"])
         else:
             update_adamax(vectors, (*constants, -group["lr"] / (1 - beta1 ** state["step"].item())))
 
@@ -121,15 +121,15 @@ def update_adamax(vectors: tuple[Tensor, ...], numbers: tuple[float, ...]) -> No
         _update_block(scratch[: len(block[0])] if scratch.dim() else scratch, block, numbers)
 
 
-def _update_whole(vectors: tuple[Tensor, ...], constants: tuple[float, ...], step: Tensor) -> None:
-    """The same, with −lr/(1 − β₁ᵗ) a scalar on the device."""
+def _update_whole(vectors: tuple[Tensor, ...], constants: tuple[float, ...], lr: Tensor, step: Tensor) -> None:
+    """The same in one piece, with rate and count of steps, t, on the device."""
     (theta, grad, m, u), (weight, beta2, eps, decay) = vectors, constants
     if decay:
         grad = grad + decay * theta
     m.lerp_(grad, weight)
     u.copy_(torch.maximum(u * beta2, grad.abs() + eps))
     m.copy_(torch.hardshrink(m, _LARGEST_DENORMAL))
-    theta.add_(m / u * step)
+    theta.sub_(m / u * (lr / (1 - (1 - weight) ** step)))
 
 
 def _update_block(scratch: Tensor, block: tuple[Tensor, ...], numbers: tuple[float, ...]) -> None:

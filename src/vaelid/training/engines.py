@@ -8,8 +8,8 @@
 
 A replay leaves out Python, distribution objects and autograd's bookkeeping; compiled, neighboring operations become one loop; on
 a GPU a step is one launch of a CUDA graph. What it gains on a CPU: ``benchmarks/training_peers.py``. ``auto`` measures at the
-first start of a run, and the run keeps to what came out. It compiles only where 20,000 steps or more are to come. A part of a
-user's own may do things that a recording does not see, so there ``auto`` is ``eager``.
+first start of a run, and the run keeps to what came out. It compiles only where 20,000 steps or more are to come (50,000 on a
+GPU). A part of a user's own may do things that a recording does not see, so there ``auto`` is ``eager``.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ from vaelid.training.flat import FlatParameters
 from vaelid.training.surroundings import own_randomness
 from vaelid.vae import VAE
 
-#: From so many steps on, a recording (half a second) pays, and compiling it (ten to thirty seconds).
-_MANY_STEPS, _VERY_MANY_STEPS = 1000, 20_000
+#: From so many steps on a recording (half a second) pays.
+_MANY_STEPS = 1000
+#: And compiling it (ten to thirty seconds) on a CPU, and on a GPU, where a step takes a tenth of the time.
+_VERY_MANY_STEPS, _VERY_MANY_STEPS_ON_A_GPU = 20_000, 50_000
 #: Steps per turn, and turns, in which two engines are timed.
 _STEPS, _TURNS = 5, 3
 #: Largest difference of a gradient from eager's, as a share of the largest gradient.
@@ -119,17 +121,7 @@ class Compile(Graph):
 
     def translate(self, function: Replay, inputs: Sequence[Tensor]) -> Replay:
         """Raises PartError where nothing can be compiled (no C++ compiler, say)."""
-        try:
-            with warnings.catch_warnings(action="ignore"):  # torch's about its own insides
-                inductor = import_module("torch._inductor")  # takes seconds, so only where it is asked for
-                traced = lambda *tensors: function(*tensors)  # noqa: E731, PLW0108 - make_fx takes no bound method
-                graph = function if isinstance(function, GraphModule) else make_fx(traced)(*inputs)
-                # On a CPU a wrapper in C++ around the loops: in Python it would take longer than some of them.
-                compiled: Replay = inductor.compile(graph, list(inputs), options={"cpp_wrapper": not can_record(inputs[0])})
-        except Exception as error:  # whatever the compiler of this machine raises
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise PartError(f"The step cannot be compiled: {reason[0]}", "Train with --engine graph.") from error
-        return compiled
+        return compiled(function, inputs)
 
 
 class Vectorized(Eager):
@@ -177,8 +169,12 @@ def choose(asked: str, eager: Eager, x: Tensor, objective: Objective, steps: int
         return Choice(eager, "parts of your own may do what a recording does not see")
     if steps < _MANY_STEPS:
         return Choice(eager, f"for {steps:,} steps a recording does not pay")
-    # On a GPU a compiled step was never measured.
-    return fastest(["graph", "compile"] if steps >= _VERY_MANY_STEPS and not x.is_cuda else ["graph"], eager, x, objective)
+    return fastest(["graph", "compile"] if compiling_pays(steps, x) else ["graph"], eager, x, objective)
+
+
+def compiling_pays(steps: int, x: Tensor) -> bool:
+    """Whether so many steps on batches like ``x`` are enough for it."""
+    return steps >= (_VERY_MANY_STEPS_ON_A_GPU if can_record(x) else _VERY_MANY_STEPS)
 
 
 def usable(name: str, eager: Eager, x: Tensor, objective: Objective) -> Choice:
@@ -232,3 +228,36 @@ def timed(engines: Sequence[Eager], x: Tensor, objective: Objective) -> list[flo
                 float(loss)  # waits for a device that works on its own
                 seconds.append((time.perf_counter() - begun) / _STEPS)
     return [median(seconds) for seconds in turns]
+
+
+def compiled(function: Replay, inputs: Sequence[Tensor]) -> Replay:
+    """What torch's Inductor makes of a function of tensors, for inputs like these.
+
+    Raises:
+        PartError: if it cannot (no C++ compiler, say).
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):  # torch's about its own insides
+            inductor = import_module("torch._inductor")  # takes seconds, so only where it is asked for
+            traced = lambda *tensors: function(*tensors)  # noqa: E731, PLW0108 - make_fx takes no bound method
+            graph = function if isinstance(function, GraphModule) else make_fx(traced)(*inputs)
+            # On a CPU a wrapper in C++ around the loops: in Python it would take longer than some of them.
+            result: Replay = inductor.compile(graph, list(inputs), options={"cpp_wrapper": not can_record(inputs[0])})
+    except Exception as error:  # whatever the compiler of this machine raises
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise PartError(f"The step cannot be compiled: {reason[0]}", "Train with --engine graph.") from error
+    return result
+
+
+def compiled_if_possible(function: Replay, inputs: Sequence[Tensor]) -> Replay:
+    """The same; where that cannot be, the function as it is, with a warning."""
+    try:
+        return compiled(function, inputs)
+    except PartError as error:
+        warnings.warn(f"{error.problem} It is made operation by operation.", RuntimeWarning, stacklevel=2)
+        return function
+
+
+def as_it_is(function: Replay, _inputs: Sequence[Tensor]) -> Replay:
+    """Not compiled."""
+    return function

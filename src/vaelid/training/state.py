@@ -23,8 +23,8 @@ from vaelid.objectives import Objective
 from vaelid.optimizers import Schedule, fuse, take_numbers_from_the_device
 from vaelid.recipe import TrainingSettings
 from vaelid.training.checkpoint import Checkpoint, save_checkpoint
-from vaelid.training.cuda import Pixels, Recorded, Update, can_record
-from vaelid.training.engines import Compile, Eager, Graph
+from vaelid.training.cuda import Pixels, Recorded, Translate, Update, can_record
+from vaelid.training.engines import Compile, Eager, Graph, as_it_is, compiled_if_possible
 from vaelid.training.flat import FlatParameters
 from vaelid.training.snapshots import Snapshots
 from vaelid.vae import VAE
@@ -109,10 +109,12 @@ class Training:
         """Compute the steps with this engine from now on. On a GPU one that replays has what surrounds it recorded as well."""
         self.engine, self.recorded = engine, None
         if isinstance(engine, Graph) and can_record(self.weights.flat):
+            translate: Translate = as_it_is
             if isinstance(engine, Compile):
+                translate = compiled_if_possible
                 fuse(self.optimizer)
             update = Update(self.update, self.changing) if take_numbers_from_the_device(self.optimizer) else self.update
-            self.recorded = Recorded(Pixels(self.data.train, self.settings.batch_size, engine.translate), update)
+            self.recorded = Recorded(Pixels(self.data.train, self.settings.batch_size, translate), update)
 
     def update(self, norm: Tensor) -> None:
         """Change the weights by the gradients that are in place; ``norm`` is that of these gradients."""

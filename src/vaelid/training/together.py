@@ -25,7 +25,7 @@ from vaelid.optimizers import fuse, take_numbers_from_the_device
 from vaelid.progress import Reporter
 from vaelid.training.capture import Captured, capture, numbers_of
 from vaelid.training.cuda import Pixels, Recorded, Replay, Update, can_record, record
-from vaelid.training.engines import TOLERANCE
+from vaelid.training.engines import TOLERANCE, as_it_is, compiled_if_possible, compiling_pays
 from vaelid.training.flat import write_gradients
 from vaelid.training.loop import Clock, Epoch, Pace, finish_epoch
 from vaelid.training.state import Training
@@ -130,10 +130,13 @@ class Joint:
         with _generators_as_they_were(members), torch.no_grad():
             inputs = self._inputs(*zip(*examples, strict=True))
             try:
-                self.graph = make_fx(torch.vmap(self.captured.graph))(*self.values, *inputs)
+                self.graph: Replay = make_fx(torch.vmap(self.captured.graph))(*self.values, *inputs)
             except RuntimeError as error:
                 raise PartError(f"The step cannot be batched over models: {str(error).splitlines()[0]}") from error
-            self.run: Replay = record(self._compute, inputs, [self.grads]) if can_record(matrix) else self._compute
+            self.run: Replay = self._compute
+            if can_record(matrix):
+                self.graph = self._translate(self.graph, [*self.values, *inputs])
+                self.run = record(self._compute, inputs, [self.grads])
         self.recorded = self._record_what_surrounds_it() if can_record(matrix) else None
         self._require_agreement(examples)
 
@@ -157,6 +160,12 @@ class Joint:
                 drawn.append([draw() for draw in self.captured.draws])
         return [torch.stack(each) for each in zip(*drawn, strict=True)]
 
+    def _translate(self, function: Replay, inputs: Sequence[Tensor]) -> Replay:
+        """Compiled, where enough steps are to come and it can be."""
+        to_come = [m.training.settings.epochs * m.training.batches - m.training.state.step for m in self.members]
+        translate = compiled_if_possible if compiling_pays(max(to_come), inputs[0]) else as_it_is
+        return translate(function, inputs)
+
     def _record_what_surrounds_it(self) -> Recorded | None:
         """Pixels and updates of all members, as one launch each; None if an optimizer does not lend itself to it."""
         trainings = [member.training for member in self.members]
@@ -170,7 +179,7 @@ class Joint:
                 training.update(norm)
 
         update_all = Update(update, lambda: [tensor for training in trainings for tensor in training.changing()])
-        pixels = Pixels(trainings[0].data.train, len(trainings) * self.shape[0], lambda function, _: function)
+        pixels = Pixels(trainings[0].data.train, len(trainings) * self.shape[0], self._translate)
         return Recorded(pixels, update_all)
 
     def _require_agreement(self, examples: Sequence[tuple[Tensor, Objective]]) -> None:
