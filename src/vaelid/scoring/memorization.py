@@ -17,13 +17,19 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor
 
+from vaelid.lazy import Lazy
 from vaelid.scoring.neighbors import squared_distances
 from vaelid.scoring.resampling import Score
+
+if TYPE_CHECKING:
+    from sklearn import cluster
+else:
+    cluster = Lazy("sklearn.cluster")  # a second and a half, which a training would wait for
 
 _CELLS, _LEAST = 10, 20
 _ROWS = 500
@@ -51,7 +57,7 @@ class Cells:
 def cells_of(training: Tensor, seed: int, most: int = 10_000) -> Cells:
     """K-means cells of training features ``(T, F)``, found on the first ``most`` of them; one cell where images are few."""
     count = max(1, min(_CELLS, len(training) // (4 * _LEAST)))
-    fitted = KMeans(count, n_init=1, random_state=seed).fit(training[:most].double().numpy())
+    fitted = cluster.KMeans(count, n_init=1, random_state=seed).fit(training[:most].double().numpy())
     return Cells(torch.from_numpy(fitted.cluster_centers_).double())
 
 
