@@ -31,7 +31,7 @@ _ROWS = 500
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """|x_i − y_j|² ``(N, M)`` of features ``(N, F)`` and ``(M, F)``; type as given."""
-    return (x.square().sum(1, keepdim=True) + y.square().sum(1) - 2 * x @ y.T).clamp_min_(0)
+    return torch.addmm(y.square().sum(1), x, y.T, alpha=-2).add_(x.square().sum(1, keepdim=True)).clamp_min_(0)
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,18 @@ def neighbor_scores(x: Tensor, reference: Tensor, chosen: Tensor, k: int = NEARE
     balls = torch.empty(len(x), dtype=torch.float64)
     reached = torch.zeros(len(subsets), len(y), dtype=torch.bool)
     covered = torch.zeros(len(subsets), len(y), dtype=torch.float32)
+    widest = radii[1:].amax(0).float()
     for rows in torch.arange(len(x)).split(_ROWS):
         squared = squared_distances(x[rows], y)
         inside = squared < real
         balls[rows] = inside.sum(1).double()
         covered += subsets[:, rows].float() @ inside.float()
-        nearest_first = squared.float().T.contiguous()
-        for subset, radius in enumerate(radii[:, rows]):
-            reached[subset] |= (nearest_first < radius.float()).any(1) if subset else (squared < radius.unsqueeze(1)).any(0)
+        reached[0] |= (squared < radii[0, rows].unsqueeze(1)).any(0)
+        # Few points lie in the widest ball that any half gives a point: only those are looked at again for every half.
+        own_row, of_reference = (squared.float() < widest[rows].unsqueeze(1)).nonzero(as_tuple=True)
+        near = squared[own_row, of_reference].float()
+        for half, radius in enumerate(radii[1:, rows].float(), start=1):
+            reached[half, of_reference[near < radius[own_row]]] = True
     recall, coverage = reached.double().mean(1), (covered > 0).double().mean(1)
     return {
         "precision": mean_score((balls > 0).double(), chosen),
