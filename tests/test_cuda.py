@@ -4,10 +4,12 @@ places that stay. Every number of Python is as it was when it recorded."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ from vaelid.folder import RunFolder
 from vaelid.optimizers import OPTIMIZERS, LeanAdamax, fuse, take_numbers_from_the_device
 from vaelid.recipe import Recipe
 from vaelid.training import cuda
-from vaelid.training.cuda import Pixels, Replay, Update
+from vaelid.training.cuda import Pixels, Recorded, Replay, Update
 from vaelid.training.engines import as_it_is, compiled, compiled_if_possible, compiling_pays
 from vaelid.training.start import Conditions, train_in
 
@@ -163,6 +165,20 @@ def test_pixels_are_those_of_the_split(translate: Any, recordings: list[str]) ->
         made = pixels(positions, torch.tensor(epoch), torch.tensor(5))
         assert torch.equal(made, split.batch(positions, epoch, 5))
     assert len(recordings) == 1
+
+
+def test_images_on_a_disk_are_not_recorded(tmp_path: Path, recordings: list[str]) -> None:
+    in_memory = data_of(tiny_of({"data.binarization": "dynamic", "likelihood.name": "bernoulli"}))
+    np.save(tmp_path / "images.npy", in_memory.train.images.pixels.numpy())
+    images = replace(in_memory.train.images, pixels=np.load(tmp_path / "images.npy", mmap_mode="r"))
+    split = replace(in_memory.train, images=images)
+    recorded = Recorded(Pixels(split, 8, as_it_is), lambda _: None)
+    positions = torch.arange(16).split(8)
+    made = list(recorded.batches(positions, 2, 5))
+    assert not recordings
+    for x, at in zip(made, positions, strict=True):
+        assert torch.equal(x, in_memory.train.batch(at, 2, 5))
+        assert torch.equal(recorded.pixels(at, torch.tensor(2), torch.tensor(5)), x)
 
 
 @pytest.mark.usefixtures("recordings")

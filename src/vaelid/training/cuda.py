@@ -46,15 +46,16 @@ def record(function: Replay, inputs: Sequence[Tensor], changed: Sequence[Tensor]
         PartError: if something in it cannot be recorded.
     """
     places, before = [t.clone() for t in inputs], [t.clone() for t in changed]
-    side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-    side.wait_stream(torch.cuda.current_stream())
     try:
-        with torch.cuda.stream(side):
-            for _ in range(_TRIALS):
-                function(*places)
-        torch.cuda.current_stream().wait_stream(side)
-        with torch.cuda.graph(graph):
-            outputs = function(*places)
+        with torch.cuda.device(inputs[0].device):
+            side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(_TRIALS):
+                    function(*places)
+            torch.cuda.current_stream().wait_stream(side)
+            with torch.cuda.graph(graph):
+                outputs = function(*places)
     except RuntimeError as error:
         raise PartError(f"No CUDA graph can be made of it: {str(error).splitlines()[0]}", "Train with --engine eager.") from error
     finally:
@@ -70,7 +71,7 @@ def record(function: Replay, inputs: Sequence[Tensor], changed: Sequence[Tensor]
 
 
 class Pixels:
-    """The batches of a split that lies on a GPU; those of ``size`` images by a recording.
+    """The batches of a split that lies on a GPU; those of ``size`` images by a recording, unless the images stayed on a disk.
 
     What it gives is overwritten by the next call.
     """
@@ -78,11 +79,12 @@ class Pixels:
     def __init__(self, split: Split, size: int, translate: Translate) -> None:
         self.split, self.size, self.translate = split, size, translate
         self.replay: Replay | None = None
+        self.on_disk = not isinstance(split.images.pixels, Tensor)
 
     def __call__(self, positions: Tensor, epoch: Tensor, seed: Tensor) -> Tensor:
         """``Split.batch`` at ``positions`` ``(B,)``; epoch and seed are int64, one for all or ``(B,)``."""
         inputs = [positions, epoch, seed]
-        if len(positions) != self.size:
+        if self.on_disk or len(positions) != self.size:
             return self._make(*inputs)[0]
         if self.replay is None:
             self._make(*inputs)  # what is made once and kept should be there, and not be recorded
@@ -135,6 +137,8 @@ class Recorded:
 
     def batches(self, positions: Iterable[Tensor], epoch: int, seed: int) -> Iterator[Tensor]:
         """As ``Split.batches``; each is overwritten by the next."""
+        if self.pixels.on_disk:
+            return self.pixels.split.batches(positions, epoch, seed)
         device = self.pixels.split.device
         words = [torch.tensor(word, device=device) for word in (epoch, seed)]
         return (self.pixels(at, *words) for at in positions)
