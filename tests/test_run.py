@@ -238,6 +238,7 @@ def test_a_second_evaluation_says_why(tmp_path: Path) -> None:
         "of K = 20": {"samples": 5},
         "of other images (30)": {"limit": 7},
         "of 3 draws for −ELBO, seed 0": {"elbo_samples": 4, "seed": 1},
+        "of a float32 decoder": {"decoder_precision": "bfloat16"},
     }.items():
         notes.said.clear()
         run.evaluate(**{"samples": 20, "elbo_samples": 3, **how}, reporter=notes)  # type: ignore[arg-type]

@@ -105,6 +105,7 @@ def why_again(subject: Subject, split: Split, plan: Plan) -> str:
     before = folder.read_json(folder.results_file).get(split.name, {})
     if split.name == _INPUT or "guards" not in before:
         return ""
+    precision = before["nll"].get("decoder_precision", "float32")
     made, now = before["environment"], {"weights": subject.weights, "vaelid": __version__, "fingerprint": split.fingerprint}
     differs = {
         "other weights": made["weights"] != now["weights"],
@@ -113,6 +114,7 @@ def why_again(subject: Subject, split: Split, plan: Plan) -> str:
         f"K = {before['nll']['samples']:,}": before["nll"]["samples"] != plan.samples,
         f"{before['neg_elbo']['samples']:,} draws for −ELBO": before["neg_elbo"]["samples"] != plan.elbo_samples,
         f"seed {before['seed']}": before["seed"] != plan.seed,
+        f"a {precision} decoder": precision != plan.decoder_precision,
     }
     reasons = [reason for reason, holds in differs.items() if holds]
     if reasons:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -132,10 +133,17 @@ def named(ledger: Ledger, member: Member) -> str:
 
 
 def tried(member: Member) -> dict[str, str]:
-    """The values that a trial tried, by the short names of their settings."""
+    """The values that a trial tried, by the short names of their settings; by the full names where two have the same short one.
+
+    >>> settings = {"encoder.hidden": [64], "decoder.hidden": [32], "optimizer.lr": 0.00123, "optimizer.name": "adam"}
+    >>> tried(Member("trial-0", "trial-0", 0, settings, {}, "", ""))
+    {'encoder.hidden': '[64]', 'decoder.hidden': '[32]', 'lr': '0.00123', 'optimizer': 'adam'}
+    """
     own = {key: value for key, value in member.settings.items() if key != "training.seed"}
     short = {key: key.rpartition(".")[2] if not key.endswith(".name") else key.partition(".")[0] for key in own}
-    return {short[key]: f"{value:.3g}" if isinstance(value, float) else str(value) for key, value in own.items()}
+    uses = Counter(short.values())
+    names = {key: name if uses[name] == 1 else key for key, name in short.items()}
+    return {names[key]: f"{value:.3g}" if isinstance(value, float) else str(value) for key, value in own.items()}
 
 
 def _searched(search: Mapping[str, Any]) -> list[str]:
