@@ -12,11 +12,12 @@ import torch
 import vaelid
 from data_fixtures import settings
 from tiny_runs import Program, no_figures, trained
+from training_helpers import Notes
 from vaelid.data import Data, Images, load_data, split_data
 from vaelid.data.store import cache_folder
 from vaelid.errors import CheckFailed, DataError, MachineError, UserError
-from vaelid.progress import Silent
-from vaelid.scoring import classifier
+from vaelid.progress import Reporter, Silent
+from vaelid.scoring import classifier, kept
 from vaelid.scoring.classifier import classifier_of
 from vaelid.scoring.extractors import settle_extractor
 from vaelid.scoring.features import extract
@@ -40,7 +41,7 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classifier, "_LEAST_STEPS", 60)
 
 
-def features_of_training(data: Data, looks: list[int]) -> torch.Tensor:
+def features_of_training(data: Data, looks: list[int], reporter: Reporter | None = None) -> torch.Tensor:
     """The features of the training images as ``Yardstick`` asks for them; ``looks`` gets an entry when they are computed."""
     extractor = RandomProjection(data.shape)
 
@@ -48,7 +49,7 @@ def features_of_training(data: Data, looks: list[int]) -> torch.Tensor:
         looks.append(len(data.train))
         return extract(extractor, real_images(data.train, len(data.train))).values
 
-    return training_features(data.train, extractor, look)
+    return training_features(data.train, extractor, look, reporter or Silent())
 
 
 def test_features_of_the_training_images_are_computed_once_per_data_and_extractor() -> None:
@@ -72,6 +73,39 @@ def test_a_damaged_file_of_features_is_named() -> None:
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(MachineError, match=r"training-random-projection.* is damaged: .*\nRemove it"):
         features_of_training(data, [])
+
+
+def test_a_cache_that_cannot_be_used_costs_time_and_no_score() -> None:
+    data, looks, notes = load_data(settings("digits", train_limit=50)), list[int](), Notes()
+    cache_folder().parent.mkdir(parents=True, exist_ok=True)
+    cache_folder().write_text("a file where a folder must be")
+    features_of_training(data, looks, notes)
+    assert looks == [50]
+    [said] = notes.said
+    assert "are not kept" in said
+    assert "VAELID_CACHE names another folder" in said
+
+
+def test_a_disk_that_is_full_costs_time_and_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MachineError("x cannot be written: No space left on device.", "Make room or choose another --out.")
+
+    data, looks, notes = load_data(settings("digits", train_limit=50)), list[int](), Notes()
+    monkeypatch.setattr(kept, "write_atomic", full)
+    assert len(features_of_training(data, looks, notes)) == looks[0] == 50
+    [said] = notes.said
+    assert "No space left on device" in said
+    assert "--out" not in said, "a score has no such option"
+
+
+def test_a_disk_that_fails_under_the_images_is_not_the_caches_fault() -> None:
+    data = load_data(settings("digits", train_limit=50))
+
+    def look() -> torch.Tensor:
+        raise OSError("the images cannot be read")
+
+    with pytest.raises(OSError, match="the images cannot be read"):
+        training_features(data.train, RandomProjection(data.shape), look, Silent())
 
 
 @pytest.mark.usefixtures(few_steps.__name__)

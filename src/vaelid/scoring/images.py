@@ -1,4 +1,4 @@
-"""The sets of images that are scored against each other: from the model, real ones, and from a trivial model."""
+"""The sets of images that are scored against each other: from the model, real ones, and independent pixels."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class Yardstick:
             "reference": (real_images(reference, count), count),
         }
         self._features = {name: self._look(images, size, name) for name, (images, size) in sets.items()}
-        training = self._training = training_features(data.train, extractor, self._look_at_training)
+        training = self._training = training_features(data.train, extractor, self._look_at_training, reporter)
         # Which set tells how far new images lie from training: the reference, unless that *is* the training images.
         self._held_out = "real" if reference.name == data.train.name else "reference"
         held_out, self._cells = self._features[self._held_out].values, cells_of(training, plan.seed)
