@@ -112,6 +112,20 @@ def test_an_engine_that_gives_other_digits_must_be_there_to_go_on(tmp_path: Path
             train(tmp_path, tiny(training__epochs=2))
 
 
+def test_the_command_whose_engine_gave_way_to_eager_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise PartError("no compiler")
+
+    monkeypatch.setattr(Compile, "translate", broken)
+    for epochs in (1, 2):
+        train(tmp_path, tiny(training__epochs=epochs), engine="compile")
+    about = RunFolder(tmp_path).read_json(RunFolder(tmp_path).environment_file)
+    assert (about["engine"], about["engine_asked"]) == ("eager", "compile")
+    assert len(metrics_of(tmp_path)) == 2
+    with pytest.raises(RunError, match="--engine is 'eager', asked 'graph'"):
+        train(tmp_path, tiny(training__epochs=3), engine="graph")
+
+
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler here")
 
 

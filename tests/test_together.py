@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 import vaelid
 from training_helpers import RICH, Notes, metrics_of, tiny_of, train
-from vaelid.errors import PartError, UserError
+from vaelid.errors import MachineError, PartError, UserError
 from vaelid.folder import RunFolder
 from vaelid.pool import Ending
 from vaelid.recipe import Recipe
@@ -131,6 +132,47 @@ def test_what_is_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for name in recipes:
         ours, whole = metrics_of(tmp_path / "broken" / name), metrics_of(tmp_path / "whole" / name)
         assert ours == whole, "the same engine over the same steps"
+
+
+@pytest.mark.usefixtures("always_together")
+def test_members_keep_the_threads_that_they_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipes = {str(seed): tiny_of({**COMMON, "training.epochs": 1, "training.seed": seed}) for seed in (0, 1)}
+    train_together(tmp_path, recipes)
+    for name in recipes:
+        folder = RunFolder(tmp_path / name)
+        about = folder.read_json(folder.environment_file)
+        assert about["threads"] == torch.get_num_threads()
+        folder.write_json(folder.environment_file, {**about, "threads": torch.get_num_threads() + 1})
+    seen: list[int] = []
+    call = Joint.__call__
+    monkeypatch.setattr(Joint, "__call__", lambda *given: seen.append(torch.get_num_threads()) or call(*given))
+    before = torch.get_num_threads()
+    train_together(tmp_path, {name: recipe.override({"training.epochs": 2}) for name, recipe in recipes.items()})
+    assert set(seen) == {before + 1}
+    assert torch.get_num_threads() == before
+
+
+def test_once_stopped_no_other_group_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[int] = []
+    monkeypatch.setattr("vaelid.together.stop_on_signal", lambda: nullcontext(lambda: bool(trained)))
+    monkeypatch.setattr(Together, "_train", lambda _self, group, *_: trained.append(len(group)))
+    recipes = {str(size): tiny_of({**COMMON, "training.batch_size": size}) for size in (8, 16)}
+    with pytest.raises(KeyboardInterrupt):
+        train_together(tmp_path, recipes)
+    assert trained == [1]
+
+
+@pytest.mark.usefixtures("always_together")
+def test_a_disk_that_refuses_one_members_figures_leaves_the_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: RunFolder) -> None:
+        if folder.path.name == "0":
+            raise MachineError("figures cannot be written")
+
+    monkeypatch.setattr("vaelid.together.training_figures", refuse)
+    recipes = {str(seed): tiny_of({**COMMON, "training.epochs": 1, "training.seed": seed}) for seed in (0, 1)}
+    endings = train_together(tmp_path, recipes)
+    assert endings["0"] == Ending("failed", "figures cannot be written")
+    assert endings["1"].status == "finished"
 
 
 def test_a_batching_that_does_not_pay_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,17 +7,14 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import torch
-
 from vaelid.data import Data, load_data
 from vaelid.data.settings import DataSettings
-from vaelid.errors import Diverged, Interrupted, PartError, VaelidError
+from vaelid.errors import Diverged, Interrupted, MachineError, PartError, VaelidError
 from vaelid.folder import RunFolder
 from vaelid.pool import Ending
 from vaelid.progress import Reporter, Silent
 from vaelid.recipe import from_toml
 from vaelid.reporting.figures import training_figures
-from vaelid.training.begin import DTYPE
 from vaelid.training.loop import Pace, fit
 from vaelid.training.start import Conditions, choose_device, note_divergence, numerics_of, under_way
 from vaelid.training.surroundings import Generators, fixed_numerics, own_randomness, stop_on_signal
@@ -25,6 +22,8 @@ from vaelid.training.together import Joint, Member, fit_together, groups
 from vaelid.training.tracking import trackers_of
 from vaelid.worker import Order
 
+#: Threads, and type of numbers.
+Numerics = tuple[int, str]
 _PAUSE = 0.5  # seconds between two looks at the members' folders
 
 
@@ -38,6 +37,7 @@ class Together:
     def __init__(self, reporter: Reporter) -> None:
         self.reporter = reporter
         self.loaded: dict[DataSettings, Data] = {}
+        self.numerics: dict[int, Numerics] = {}  # by member
 
     def run(
         self,
@@ -53,7 +53,6 @@ class Together:
         """
         orders = dict(iter(supply, None))
         with ExitStack() as stack:
-            stack.enter_context(fixed_numerics(torch.get_num_threads(), DTYPE))
             stop_asked = stack.enter_context(stop_on_signal())
             members: dict[str, Member] = {}
             for name, order in orders.items():
@@ -63,11 +62,13 @@ class Together:
                 except VaelidError as error:
                     ended(name, Ending("failed", str(error)))
             names = {id(member): name for name, member in members.items()}
-            for group in groups(list(members.values())):
-                self._train(group, stop_asked, _Looking(watch, [names[id(m)] for m in group]))
+            for how, alike in self._by_numerics(list(members.values())):
+                with fixed_numerics(*how):
+                    for group in groups(alike):
+                        if not stop_asked():
+                            self._train(group, stop_asked, _Looking(watch, [names[id(m)] for m in group]))
             for name, member in members.items():
-                training_figures(member.training.folder)
-                ended(name, ending(member))
+                ended(name, drawn(member))
         for member in members.values():  # what left the folders above knew of no error
             if isinstance(member.error, Diverged):
                 note_divergence(member.training.folder, member.error)
@@ -84,10 +85,19 @@ class Together:
             choose_device(order.device), False, order.engine, start, order.checkpoint_seconds, trackers_of(order.track)
         )
         stack.enter_context(folder.lock())
-        numerics_of(folder, recipe, data, conditions)
-        with own_randomness(recipe.training.seed):
+        numerics = numerics_of(folder, recipe, data, conditions)
+        with fixed_numerics(*numerics), own_randomness(recipe.training.seed):
             training = stack.enter_context(under_way(folder, recipe, Path(order.code_from), data, conditions, Silent()))
-            return Member(training, Generators(conditions.device), Silent(), Pace(order.checkpoint_seconds))
+            member = Member(training, Generators(conditions.device), Silent(), Pace(order.checkpoint_seconds))
+        self.numerics[id(member)] = numerics
+        return member
+
+    def _by_numerics(self, members: Sequence[Member]) -> list[tuple[Numerics, list[Member]]]:
+        """The members by threads and type of numbers, which each keeps from its first start on."""
+        found: dict[Numerics, list[Member]] = {}
+        for member in members:
+            found.setdefault(self.numerics[id(member)], []).append(member)
+        return list(found.items())
 
     def _train(self, group: Sequence[Member], stop_asked: Callable[[], bool], watch: Callable[[], bool]) -> None:
         ready = [member for member in group if not member.over]
@@ -107,6 +117,16 @@ class Together:
                     fit(member.training, member.reporter, lambda: watch() or stop_asked(), member.pace.seconds)
                 except Interrupted:
                     return
+
+
+def drawn(member: Member) -> Ending:
+    """Draw a member's figures; what became of it, which is a failure if the disk refuses them, as in a process of its own."""
+    told = ending(member)
+    try:
+        training_figures(member.training.folder)
+    except MachineError as error:
+        return Ending("failed", str(error)) if told.status == "finished" else told
+    return told
 
 
 def ending(member: Member) -> Ending:

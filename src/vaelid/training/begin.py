@@ -17,7 +17,7 @@ from vaelid.environment import describe_machine
 from vaelid.errors import RunError
 from vaelid.folder import RunFolder, write_atomic
 from vaelid.recipe import Recipe
-from vaelid.training.engines import AUTO, Choice
+from vaelid.training.engines import AUTO
 
 #: A run keeps to the type and the engine that it began with, since others give other last bits.
 DTYPE = "float32"
@@ -55,19 +55,24 @@ def clear(folder: RunFolder) -> None:
 
 
 def begin(
-    folder: RunFolder, code: Mapping[str, bytes], data: Data, device: torch.device, engine: Choice, init_from: Path | None
+    folder: RunFolder,
+    code: Mapping[str, bytes],
+    data: Data,
+    device: torch.device,
+    engine: Mapping[str, str],
+    init_from: Path | None,
 ) -> None:
     """Write what never changes again, but for the recipe, with which the folder becomes a run.
 
     Args:
         code: the files of user code, by name
+        engine: which one computes the steps, which one was asked for, and why it is this one
     """
     shades = Shades.of(data.train)
     counts = {name: {"images": len(split), "available": split.available} for name, split in data.splits.items()}
     about = {
         **describe_machine(device),
-        "engine": engine.engine.name,
-        "engine_reason": engine.reason,
+        **engine,
         "dtype": DTYPE,
         "threads": torch.get_num_threads(),
         "data": {
@@ -107,7 +112,7 @@ def require_same(folder: RunFolder, recipe: Recipe, data: Data, engine: str, ini
     about, before = folder.read_json(folder.environment_file), folder.recipe()
     stood, asked = dict(before.identity()), dict(recipe.identity())
     stood["data (fingerprint)"], asked["data (fingerprint)"] = about["data"]["fingerprint"], data.fingerprint
-    if engine != AUTO:
+    if engine not in (AUTO, about.get("engine_asked")):  # what was asked for then may have given way to another
         stood["--engine"], asked["--engine"] = about["engine"], engine
     if init_from is not None:
         stood["--init-from"], asked["--init-from"] = about["init_from"], str(init_from.resolve())

@@ -171,7 +171,8 @@ def start_afresh(training: Training, recipe: Recipe, code_from: Path, conditions
     training.use(chosen.engine)
     code = {name: (code_from / name).read_bytes() for name in recipe.code}
     clear(folder)
-    begin(folder, code, training.data, conditions.device, chosen, conditions.init_from)
+    engine = {"engine": chosen.engine.name, "engine_asked": conditions.engine, "engine_reason": chosen.reason}
+    begin(folder, code, training.data, conditions.device, engine, conditions.init_from)
     sentence = f"engine: {chosen.engine.name} ({chosen.reason})"
     folder.log(sentence)
     if conditions.engine not in (AUTO, chosen.engine.name):
