@@ -149,7 +149,7 @@ def vaelid_steps(
 
     Args:
         loops: whether numba may be used
-        engine: ``graph`` is what ``--engine auto`` takes for a training of this length
+        engine: ``graph`` gives the bits of eager; ``compile`` is what ``--engine auto`` tries where 20,000 steps or more are to come
     """
     recipe, data = assignment(options).override({"training.precision": precision}), data_of(options)
     folder = RunFolder(Path(tempfile.gettempdir()) / "never-written")
