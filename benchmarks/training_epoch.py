@@ -149,7 +149,7 @@ def vaelid_steps(
 
     Args:
         loops: whether numba may be used
-        engine: ``graph`` gives the bits of eager; ``compile`` is what ``--engine auto`` tries where 20,000 steps or more are to come
+        engine: ``graph`` has the bits of eager; ``compile`` is what ``--engine auto`` tries for 20,000 steps or more
     """
     recipe, data = assignment(options).override({"training.precision": precision}), data_of(options)
     folder = RunFolder(Path(tempfile.gettempdir()) / "never-written")

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vaelid.errors import MachineError
+from vaelid.evaluation.precision import decoder_words
 from vaelid.folder import EPOCH_FIGURE, RunFolder
 from vaelid.reporting import plots
 from vaelid.reporting.tables import counted
@@ -96,10 +97,13 @@ def about_bound(results: Mapping[str, Any]) -> str:
     >>> data = {"split": "test"}
     >>> about_bound({"kind": "probability", "images": 359, "data": data, "nll": {"samples": 1000}})
     '359 test images: −log p(x), bound with K = 1,000, errs upward'
+    >>> short = {"samples": 1000, "decoder_precision": "bfloat16"}
+    >>> about_bound({"kind": "probability", "images": 359, "data": data, "nll": short})
+    '359 test images: −log p(x), bound with K = 1,000, bfloat16 decoder, errs upward'
     """
     quantity = "−log p(x)" if results["kind"] == "probability" else "−log density"
     count = counted(results["images"], results["data"]["split"])
-    return f"{count}: {quantity}, bound with K = {results['nll']['samples']:,}, errs upward"
+    return f"{count}: {quantity}, bound with K = {results['nll']['samples']:,}{decoder_words(results['nll'])}, errs upward"
 
 
 def _unequal(results: Mapping[str, Any]) -> str:

@@ -40,6 +40,8 @@ def with_its_error(score: Results | None) -> str:
     ('3.3 ± 2.0', '−0.00123 ± 0.00046')
     >>> with_its_error({"value": 1234.5, "se": 321.0})
     '1234 ± 321'
+    >>> with_its_error({"value": -0.001, "se": 2.04})
+    '0.0 ± 2.0'
     """
     if score is None:
         return "–"
@@ -47,7 +49,7 @@ def with_its_error(score: Results | None) -> str:
     if not se or not math.isfinite(se):
         return f"{value:.4g}".replace("-", "−")
     digits = max(0, 1 - math.floor(math.log10(float(f"{se:.1e}"))))
-    return f"{value:.{digits}f} ± {se:.{digits}f}".replace("-", "−")
+    return f"{value:z.{digits}f} ± {se:.{digits}f}".replace("-", "−")
 
 
 def _notes(found: Results, weights: str) -> list[str]:
