@@ -156,7 +156,7 @@ def page(sizes: list[Size], timings: dict[int, dict[str, Turns]], options: argpa
         yield from (aim.row(timings) for aim in aims)
         yield from ("", "Where a step of vaelid spends its time, at batch 32 and 512: [step_profile.txt](step_profile.txt).")
     yield ""
-    yield f"* Command: `make bench`, which is `python benchmarks/training_peers.py {given(options)}`"
+    yield f"* Command: `python benchmarks/training_peers.py {given(options)}`; `make bench` makes the environment and starts it"
     yield from where(options.threads)
     for name, package in PACKAGES.items():
         if name in options.only:

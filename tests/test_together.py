@@ -113,6 +113,23 @@ def test_a_member_that_diverges_leaves_the_others_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("always_together")
+def test_a_member_whose_disk_refuses_leaves_the_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append = RunFolder.append_metrics
+
+    def refuse(self: RunFolder, line: Any) -> None:
+        if self.path.name == "bad" and line["epoch"] == 2:
+            raise MachineError("The disk is full.")
+        append(self, line)
+
+    monkeypatch.setattr(RunFolder, "append_metrics", refuse)
+    changes = {**COMMON, "training.epochs": 4}
+    endings = train_together(tmp_path, {"good": tiny_of(changes), "bad": tiny_of({**changes, "training.seed": 1})})
+    assert (endings["bad"].status, endings["bad"].message) == ("failed", "The disk is full.")
+    assert endings["good"].status == "finished"
+    assert len(metrics_of(tmp_path / "good")) == 4
+
+
+@pytest.mark.usefixtures("always_together")
 def test_what_is_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipes = {str(seed): tiny_of({**COMMON, "training.epochs": 4, "training.seed": seed}) for seed in (0, 1)}
     train_together(tmp_path / "whole", recipes)

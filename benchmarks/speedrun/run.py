@@ -83,10 +83,12 @@ def evaluate_command(folder: Path, options: argparse.Namespace) -> list[str]:
 
 def timed(seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """What :func:`train` measured, now or in an earlier call with the same --runs."""
-    note = folder.with_suffix(".json")
+    note, command = folder.with_suffix(".json"), shlex.join(train_command(seed, folder, options)[2:])
     if not note.is_file():
-        note.write_text(json.dumps(train(seed, folder, options)), encoding="utf-8")
+        note.write_text(json.dumps({"command": command, **train(seed, folder, options)}), encoding="utf-8")
     row: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
+    if row.pop("command") != command:
+        raise SystemExit(f"{note} is of another command than `vaelid {command}`. Name another folder with --runs.")
     print(f"seed {seed}: {row['seconds']:.1f} s, validation −ELBO {row['validation_neg_elbo']:.2f}", flush=True)
     return row
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -73,13 +73,20 @@ def permutation(count: int, *words: int) -> Tensor:
 
 
 def _words(keys: Tensor, first: int, count: int) -> Tensor:
-    return _mix(keys.unsqueeze(-1) + _steps(first, count, keys.device))
+    steps = _first_steps(count, keys.device) if first == 0 else _steps(first, count, keys.device)
+    return _mix(keys.unsqueeze(-1) + steps)
 
 
-@lru_cache(maxsize=32)
 def _steps(first: int, count: int, device: torch.device) -> Tensor:
-    """(j + 1) · γ for ``count`` positions j. Kept, not computed each time: Inductor would fold γ into an index of 32 bits."""
+    """(j + 1) · γ for ``count`` positions j from ``first`` on."""
     return torch.arange(first + 1, first + count + 1, dtype=torch.int64, device=device).mul_(_GOLDEN)
+
+
+@cache
+def _first_steps(count: int, device: torch.device) -> Tensor:
+    """The same from 0 on, of which a process needs few lengths. Kept for good: a compiler for GPUs would fold γ into an index of
+    32 bits, and what a CUDA graph reads must not move."""
+    return _steps(0, count, device)
 
 
 def _mix(z: Tensor) -> Tensor:

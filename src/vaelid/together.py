@@ -133,6 +133,8 @@ def ending(member: Member) -> Ending:
     """What became of a member, in the words of the study."""
     if isinstance(member.error, Diverged):
         return Ending("diverged", str(member.error))
+    if member.error is not None:
+        return Ending("failed", str(member.error))
     return Ending("finished" if member.training.outcome else "interrupted")
 
 

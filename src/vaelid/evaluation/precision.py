@@ -89,7 +89,8 @@ def error_words(bound: Mapping[str, Any]) -> str | None:
     if error is None:
         return None
     spread = "" if error["se"] is None else f" ± {error['se']:.4f}"
+    change = f"{error['value']:+z.4f}".replace("-", "−")
     return (
-        f"the decoder multiplied in {bound['decoder_precision']}, which changed the bound by {error['value']:+.4f}{spread} nats "
+        f"the decoder multiplied in {bound['decoder_precision']}, which changed the bound by {change}{spread} nats "
         f"(paired mean of {error['images']} images, same noise; at most {error['largest']:.4f} for one of them)"
     )

@@ -190,8 +190,9 @@ def warn_of_range(training: Training, recipe: Recipe, reporter: Reporter) -> Non
     seen = Shades.of(train)
     if max(abs(seen.black), abs(seen.white)) > _FAR:
         reporter.say(
-            f"warning: pixels are real numbers from {seen.black:g} to {seen.white:g}: on that scale training may diverge, "
-            f"and {recipe.likelihood.name} gives densities. Scale them to [0, 1]; or save whole gray values as uint8."
+            f"warning: pixels are real numbers, in the first images from {seen.black:g} to {seen.white:g}: on that scale "
+            f"training may diverge, and {recipe.likelihood.name} gives densities. "
+            "Scale them to [0, 1]; or save whole gray values as uint8."
         )
 
 

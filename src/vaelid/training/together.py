@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from vaelid.errors import Diverged, PartError
+from vaelid.errors import Diverged, PartError, VaelidError
 from vaelid.objectives import Objective
 from vaelid.optimizers import fuse, take_numbers_from_the_device
 from vaelid.progress import Reporter
@@ -78,6 +78,8 @@ class Member:
         except Diverged as error:
             self.error = error
             self.training.save_kept()
+        except VaelidError as error:
+            self.error = error
 
 
 def alike(a: Member, b: Member) -> bool:
