@@ -92,9 +92,12 @@ def test_a_recorded_run_is_the_run(changes: dict[str, Any], tmp_path: Path, reco
 def test_a_compiled_run_is_recorded_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, partial(pretended, trace=lambda function, _: function))  # what is compiled cannot be traced
     monkeypatch.setattr("vaelid.optimizers.find_spec", lambda _: True)
+    calls: list[int] = []
+    monkeypatch.setattr("vaelid.training.engines.compiled", lambda *args: calls.append(1) or compiled(*args))
     recipe = tiny_of({**RUNS["everything"], "training.epochs": 4, "data.train_limit": 100})
     for engine in ("eager", "compile"):
         train(tmp_path / engine, recipe, engine=engine)
+    assert len(calls) == 2  # loss and gradients; pixels
     about = RunFolder(tmp_path / "compile").read_json(RunFolder(tmp_path / "compile").environment_file)
     assert about["engine"] == "compile"
     ours, theirs = metrics_of(tmp_path / "compile"), metrics_of(tmp_path / "eager")
@@ -129,13 +132,16 @@ def test_compiled_members_are_recorded_as_well(tmp_path: Path, monkeypatch: pyte
     pretend(monkeypatch, partial(pretended, trace=lambda function, _: function))
     monkeypatch.setattr("vaelid.optimizers.find_spec", lambda _: True)
     calls: list[int] = []
+    fused: list[Any] = []
     monkeypatch.setattr("vaelid.training.engines.compiled", lambda *args: calls.append(1) or compiled(*args))
+    monkeypatch.setattr("vaelid.training.together.fuse", lambda optimizer: fused.append(optimizer) or fuse(optimizer))
     monkeypatch.setattr("vaelid.training.together.compiling_pays", lambda steps, _: steps == 8)
     recipes = {
         str(seed): tiny_of({**COMMON, "training.epochs": 2, "data.train_limit": 100, "training.seed": seed}) for seed in (0, 1)
     }
     train_together(tmp_path / "together", recipes)
-    assert len(calls) == 2  # loss and gradients; pixels
+    assert len(calls) == 2
+    assert len(fused) == 2
     for name, recipe in recipes.items():
         train(tmp_path / name, recipe, engine="eager")
         ours, alone = metrics_of(tmp_path / "together" / name), metrics_of(tmp_path / name)
