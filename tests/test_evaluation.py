@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Independent, Laplace
+from torch.distributions import Independent, Laplace, Normal
 
 from exact_models import linear_gaussian, log_p_by_quadrature, one_latent
+from own_posteriors import ByFunction
 from vaelid.evaluation.likelihood import PosteriorDraws, curve_points, elbo_terms, importance_bound, log_weights
 from vaelid.posteriors import Posterior
 from vaelid.priors import MixturePrior
@@ -41,6 +42,27 @@ def with_laplace(model: VAE) -> VAE:
 def models() -> dict[str, VAE]:
     gaussian = linear_gaussian(latent=3, shift=0.3, widen=1.2).model  # an odd latent: noise comes in pairs
     return {"gaussian": gaussian, "laplace": with_laplace(gaussian)}
+
+
+class UpperNormal(Normal):
+    """The half above the mean: draws and density of its own, loc and scale of its base."""
+
+    def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
+        return self.loc + (super().rsample(sample_shape) - self.loc).abs()
+
+    def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
+        return self.rsample(sample_shape).detach()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return torch.where(value < self.loc, -math.inf, super().log_prob(value) + math.log(2))
+
+
+def test_a_subclass_of_normal_is_drawn_from_by_its_own_rules() -> None:
+    model, x = linear_gaussian(latent=3).model, images()
+    upper = VAE(ByFunction(lambda x: Independent(UpperNormal(x[:, :3], 0.5), 1)), model.likelihood, model.prior)
+    z = PosteriorDraws(upper, x, IDS, "test", 0).draw(0, 70)
+    assert (z >= x[:, :3]).all()
+    assert log_weights(upper, x, IDS, 70, seed=0, chunk=20).isfinite().all()
 
 
 def images(count: int = len(IDS)) -> Tensor:

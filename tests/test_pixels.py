@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -79,6 +80,32 @@ def test_the_loop_gives_the_exact_value_to_rounding(shape: tuple[int, ...], scal
     assert ((found - torchs).abs() <= 2 * allowed).all()
 
 
+@pytest.mark.parametrize("scale", [1.0, 5.0, 20.0])
+def test_over_many_pixels_the_loop_is_nearer_to_the_exact_value(scale: float, calls: list[tuple[int, ...]]) -> None:
+    torch.manual_seed(0)
+    logits = scale * torch.randn(200, 1, 784)
+    x = torch.bernoulli(torch.sigmoid(logits[0]))
+    exact = binary(logits.double()).log_prob(x.double())
+    loops, torchs = ((found - exact).square().mean() for found in (log_likelihood(binary(logits), x), binary(logits).log_prob(x)))
+    assert calls
+    assert loops < torchs
+
+
+@pytest.mark.parametrize("width", [1, 5, 112, 113, 300])
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("color", [0.0, 1.0])
+def test_what_is_not_finite_is_as_the_definition_has_it(
+    width: int, value: float, color: float, calls: list[tuple[int, ...]]
+) -> None:
+    for position in {0, width // 2, width - 1}:
+        logits, x = torch.zeros(2, 1, width), torch.full((1, width), color)
+        logits[1, 0, position] = value
+        found = log_likelihood(binary(logits), x)
+        assert torch.equal(found.isnan(), binary(logits).log_prob(x).isnan())
+        assert found.isfinite().flatten().tolist() == [True, False]
+    assert calls
+
+
 def test_the_loop_takes_logits_of_any_size(calls: list[tuple[int, ...]]) -> None:
     found = log_likelihood(binary(torch.tensor([[[1e30, -1e30, 0.0]], [[3e38, 87.5, -200.0]]])), torch.tensor([[1.0, 0.0, 1.0]]))
     assert found.flatten().tolist() == pytest.approx([-math.log(2), -87.5 - 200], rel=1e-6)
@@ -113,15 +140,51 @@ def test_without_numba_it_is_the_definition(monkeypatch: pytest.MonkeyPatch) -> 
     assert torch.equal(log_likelihood(binary(LOGITS), X), binary(LOGITS).log_prob(X))
 
 
-def test_a_loop_that_is_off_is_not_used(loop: kernels.Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    def other(*arrays: np.ndarray) -> None:
-        loop(*arrays)
-        arrays[-1][:] -= 0.1
+def clipped(logits: np.ndarray, least: float, most: float) -> np.ndarray:
+    return np.clip(logits, np.float32(least), np.float32(most))
 
+
+#: What may be wrong with a loop: (logits, images, log p) -> logits, images and what to add to log p.
+WRONG: dict[str, Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, float]]] = {
+    "a constant": lambda logits, x: (logits, x, -3e-4),
+    "large logits clipped": lambda logits, x: (clipped(logits, -100, 100), x, 0),
+    "huge logits clipped": lambda logits, x: (clipped(logits, -2e4, 2e4), x, 0),
+    "logits clipped below": lambda logits, x: (clipped(logits, -15, np.inf), x, 0),
+    "probabilities clamped": lambda logits, x: (clipped(logits, -15.9, 15.9), x, 0),
+    "small logits dropped": lambda logits, x: (np.where(abs(logits) < 0.001, np.float32(0), logits), x, 0),
+    "ink a little lighter": lambda logits, x: (logits, x * np.float32(1 - 1e-5), 0),
+    "the last pixel": lambda logits, x: (np.where(np.arange(logits.shape[-1]) < 400, logits, np.float32(0)), x, 0),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_loop_that_is_off_is_not_used(wrong: str, loop: kernels.Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(logits: np.ndarray, bias: np.ndarray, x: np.ndarray, log_p: np.ndarray) -> None:
+        logits, x, more = WRONG[wrong](logits, x)
+        loop(logits, bias, x, log_p)
+        log_p += more
+
+    assert pixels._agrees(loop)
     module = ModuleType("loops")
     module.__dict__["LOOPS"] = {"bernoulli": other}
     monkeypatch.setattr(kernels, "_loaded", [module])
     assert torch.equal(log_likelihood(binary(LOGITS), X), binary(LOGITS).log_prob(X))
+
+
+def test_it_is_tried_in_float32_whatever_the_default(loop: kernels.Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[np.dtype] = []
+
+    def noted(*arrays: np.ndarray) -> None:
+        seen.extend(a.dtype for a in arrays[:-1])
+        loop(*arrays)
+
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert pixels._agrees(noted)
+    finally:
+        torch.set_default_dtype(before)
+    assert set(seen) == {np.dtype(np.float32)}
 
 
 def test_weights_are_those_of_the_pass_to_rounding(calls: list[tuple[int, ...]]) -> None:
@@ -164,6 +227,114 @@ def test_a_plain_decoder_gives_the_definition_to_rounding(hidden: tuple[int, ...
     with torch.no_grad():
         assert torch.allclose(decoder(z), likelihood(z).log_prob(x).double(), rtol=0, atol=1e-4)
     assert calls == [(6, 4, 144)]
+
+
+def test_a_plain_decoder_leaves_what_is_not_finite_to_the_definition(calls: list[tuple[int, ...]]) -> None:
+    torch.manual_seed(0)
+    likelihood = BernoulliLikelihood(MLP((3,), 144, hidden=(5,)), (1, 12, 12)).requires_grad_(False)
+    x, z = latents()
+    decoder = plain_decoder(likelihood, x, z[:1])
+    assert decoder is not None
+    z[2, 1], z[3, 2] = 1e38, math.nan
+    likelihood.network.layers[0].weight *= 100
+    found, expected = decoder(z), likelihood(z).log_prob(x)
+    assert found.dtype == torch.float64
+    assert torch.equal(found.isnan(), expected.isnan())
+    assert torch.equal(found.isinf(), expected.isinf())
+    assert not found.isfinite().all()
+
+
+def test_a_decoder_whose_first_numbers_are_not_finite_is_called(calls: list[tuple[int, ...]]) -> None:
+    likelihood = BernoulliLikelihood(MLP((3,), 144, hidden=(5,)), (1, 12, 12)).requires_grad_(False)
+    likelihood.network.layers[-1].bias[7] = math.nan
+    x, z = latents()
+    assert plain_decoder(likelihood, x, z[:1]) is None
+
+
+def plain() -> BernoulliLikelihood:
+    return BernoulliLikelihood(MLP((3,), 144, hidden=(9, 8)), (1, 12, 12)).requires_grad_(False)
+
+
+def far(z: Tensor) -> bool:
+    """Of none of the latents that a decoder is tried on."""
+    return bool((z.abs() > 100).any())
+
+
+def far_hook(module: torch.nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
+    return out * 0.9 if far(given[0]) else out
+
+
+def far_input(module: torch.nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (given[0] * 0.9,) if far(given[0]) else given
+
+
+def own_forward(layer: torch.nn.Module) -> None:
+    before = layer.forward
+    layer.forward = lambda h: before(h * 0.9 if far(h) else h)  # type: ignore[method-assign]
+
+
+#: Changes that a few latents near zero do not show.
+ALTERED: dict[str, Callable[[BernoulliLikelihood], object]] = {
+    "a hook of a layer": lambda p: p.network.layers[0].register_forward_hook(far_hook),
+    "a hook before a layer": lambda p: p.network.layers[0].register_forward_pre_hook(far_input),
+    "a hook before the layers": lambda p: p.network.layers.register_forward_pre_hook(far_input),
+    "a hook before the network": lambda p: p.network.register_forward_pre_hook(far_input),
+    "a hook before the likelihood": lambda p: p.register_forward_pre_hook(far_input),
+    "a forward of a layer": lambda p: own_forward(p.network.layers[0]),
+    "a forward of the network": lambda p: own_forward(p.network),
+}
+
+
+@pytest.mark.parametrize("what", ALTERED)
+def test_what_acts_on_some_latents_only_is_not_overlooked(what: str, calls: list[tuple[int, ...]]) -> None:
+    likelihood, (x, z) = plain(), latents()
+    assert plain_decoder(likelihood, x, z[:1]) is not None
+    before = likelihood(z[:1]).log_prob(x)
+    ALTERED[what](likelihood)
+    assert torch.equal(likelihood(z[:1]).log_prob(x), before), "seen on the first latents"
+    assert plain_decoder(likelihood, x, z[:1]) is None
+
+
+def test_a_hook_of_all_modules_is_not_overlooked(calls: list[tuple[int, ...]]) -> None:
+    x, z = latents()
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(far_input)
+    try:
+        assert plain_decoder(plain(), x, z[:1]) is None
+    finally:
+        handle.remove()
+    assert plain_decoder(plain(), x, z[:1]) is not None
+
+
+#: Layers that are not ``nn.Linear`` with a bias and LeakyReLU in turn, beginning and ending with the first.
+SURGERY: dict[str, Callable[[torch.nn.Sequential], object]] = {
+    "no bias": lambda layers: layers.__setitem__(0, torch.nn.Linear(3, 9, bias=False)),
+    "an activation at the end": lambda layers: layers.append(torch.nn.LeakyReLU()),
+    "dropout in place of an activation": lambda layers: layers.__setitem__(1, torch.nn.Dropout(0.0)),
+    "weight norm": lambda layers: torch.nn.utils.parametrizations.weight_norm(layers[0]),
+    "weight norm of old": lambda layers: torch.nn.utils.spectral_norm(layers[0]),
+}
+
+
+@pytest.mark.parametrize("what", SURGERY)
+def test_layers_of_another_kind_are_called(what: str, calls: list[tuple[int, ...]]) -> None:
+    likelihood, (x, z) = plain(), latents()
+    SURGERY[what](likelihood.network.layers)
+    assert plain_decoder(likelihood.eval(), x, z[:1]) is None
+
+
+def test_images_or_weights_in_another_order_of_memory_are_called(calls: list[tuple[int, ...]]) -> None:
+    x, z = latents()
+    assert plain_decoder(plain(), x.transpose(2, 3), z[:1]) is None
+    likelihood = plain()
+    likelihood.network.layers[0].weight = torch.nn.Parameter(torch.randn(3, 9).T, requires_grad=False)
+    assert plain_decoder(likelihood, x, z[:1]) is None
+
+
+def test_with_many_threads_the_definition_is_called(loop: kernels.Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, z = latents()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert plain_decoder(plain(), x, z[:1]) is None
+    assert torch.equal(log_likelihood(binary(LOGITS), X), binary(LOGITS).log_prob(X))
 
 
 def hooked(likelihood: BernoulliLikelihood) -> BernoulliLikelihood:

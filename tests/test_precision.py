@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -99,13 +100,26 @@ def test_images_to_check_are_spread_over_the_split(count: int, expected: int) ->
     assert count == 1 or int(positions.diff().max()) - int(positions.diff().min()) <= 1
 
 
-def test_the_error_is_the_paired_difference() -> None:
+def test_the_error_is_the_paired_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vaelid.evaluation.precision._CHECKED", 2)
     values = {"nll": np.array([5.0, 3.0, 2.0]), BOTH_WAYS: np.array([4.0, np.nan, 3.5])}
     error = error_of(values)
     assert error is not None
     assert (error["value"], error["images"], error["largest"]) == (-0.25, 2, 1.5)
     assert error["se"] == pytest.approx(1.25)
     assert error_of({"nll": values["nll"]}) is None
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+@pytest.mark.parametrize("which", ["nll", BOTH_WAYS])
+def test_an_image_whose_bound_is_not_finite_is_not_left_out_of_the_error(which: str, wrong: float) -> None:
+    values = {"nll": np.array([5.0, 3.0]), BOTH_WAYS: np.array([4.0, 3.5])}
+    values[which][1] = wrong
+    error = error_of(values)
+    assert error is not None
+    assert error["images"] == 2
+    assert not math.isfinite(error["value"])
+    assert not math.isfinite(error["largest"])
 
 
 def both(plan: Plan, split: Split, model: VAE) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -26,6 +26,16 @@ def diagonal_normal(mean: Tensor, scale: Tensor, event_dims: int = 1) -> Indepen
     return Independent(Normal(mean, scale, validate_args=False), event_dims, validate_args=False)
 
 
+def normal_coordinates(distribution: Distribution) -> Normal | None:
+    """The normals, ``(B, L)``, of a vector with independent coordinates; None for all else, also for a subclass of ``Normal``.
+
+    A truncated normal, say, may well be one, and has draws, density and entropy of its own.
+    """
+    if type(distribution) is not Independent or distribution.reinterpreted_batch_ndims != 1:
+        return None
+    return distribution.base_dist if type(distribution.base_dist) is Normal else None
+
+
 class GaussianMixture(Distribution):
     """Joint mixture of C diagonal Gaussians: one component is drawn for the whole vector.
 

@@ -22,9 +22,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution
 
 from vaelid.data import Split
+from vaelid.distributions import normal_coordinates
 from vaelid.evaluation.collect import Arrays, Save, Tick, collect, mean_se
 from vaelid.evaluation.likelihood import PosteriorDraws
 from vaelid.evaluation.plans import identity_of, require_at_least
@@ -122,9 +123,10 @@ def _gaussian_log_probs(q: Distribution) -> Callable[[Tensor], Tensor] | None:
 
     In float64: −½ Σ (z/σ)² − … is a difference of large numbers where σ is small.
     """
-    if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal) and q.reinterpreted_batch_ndims == 1):
+    normals = normal_coordinates(q)
+    if normals is None:
         return None
-    mean, scale = q.base_dist.loc.double(), q.base_dist.scale.double()
+    mean, scale = normals.loc.double(), normals.scale.double()
     precision = scale.pow(-2)
     weights = torch.cat((-0.5 * precision, precision * mean), dim=1).T.contiguous()  # (2 L, B)
     constant = (-0.5 * precision * mean.square() - scale.log() - 0.5 * math.log(2 * math.pi)).sum(1)

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution
 
 from vaelid.data import Split
+from vaelid.distributions import diagonal_normal, normal_coordinates
 from vaelid.errors import DataError, PartError, SettingError
 from vaelid.evaluation.collect import Arrays, Save, Tick, collect, mean_se, rows_at_once
 from vaelid.evaluation.plans import identity_of, require_at_least
@@ -89,9 +90,10 @@ def best_gaussian(model: VAE, x: Tensor, ids: Tensor, plan: GapPlan, tick: Tick 
     """The same for a batch ``(B, *X)``; also ``mean`` and ``scale`` ``(B, L)`` of q*."""
     with torch.no_grad():
         prior, q = model.prior(), model.posterior(x)
-    if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal)):
+    normals = normal_coordinates(q)
+    if normals is None:
         raise PartError(f"The gaps are split for a diagonal Gaussian q(z|x); this one is {type(q).__name__}.")
-    first_mean, first_scale = q.base_dist.loc, q.base_dist.scale
+    first_mean, first_scale = normals.loc, normals.scale
     # In units of the encoder's own scale, one step size suits narrow and wide latents alike.
     shift, log_variance = torch.zeros_like(first_mean), torch.zeros_like(first_scale)
     parameters = [shift.requires_grad_(), log_variance.requires_grad_()]
@@ -143,7 +145,7 @@ def summarize_gaps(values: Arrays, log_p: np.ndarray, plan: GapPlan) -> dict[str
 def _elbo_terms(model: VAE, prior: Distribution, x: Tensor, mean: Tensor, scale: Tensor, noise: Tensor) -> Tensor:
     """log p(x, z) + entropy of q for z = μ + σ ε, ``(S, B)``: averages to the ELBO, whatever the prior."""
     z = mean + scale * noise
-    entropy = Independent(Normal(mean, scale, validate_args=False), 1, validate_args=False).entropy()
+    entropy = diagonal_normal(mean, scale).entropy()
     return model.likelihood(z).log_prob(x) + prior.log_prob(z) + entropy
 
 

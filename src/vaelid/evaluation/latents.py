@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution
 
-from vaelid.distributions import marginal_log_prob
+from vaelid.distributions import marginal_log_prob, normal_coordinates
 
 #: A latent is active above this variance of its posterior mean over images (Burda et al. 2016, section 5), or this KL in nats.
 ACTIVE = 0.01
@@ -30,14 +30,15 @@ def kl_of_dimensions(q: Distribution, prior: Distribution) -> Tensor | None:
     None where it is not known: a posterior that is no diagonal Gaussian, or a prior whose marginals are not known.
     """
     log_marginal = marginal_log_prob(prior)
-    if log_marginal is None or not (isinstance(q, Independent) and isinstance(q.base_dist, Normal)):
+    normals = normal_coordinates(q)
+    if log_marginal is None or normals is None:
         return None
-    mean, scale = q.base_dist.loc, q.base_dist.scale
+    mean, scale = normals.loc, normals.scale
     nodes = torch.linspace(-_REACH, _REACH, _NODES, dtype=mean.dtype, device=mean.device)
     weights = torch.softmax(-0.5 * nodes.square(), dim=0)
     z = mean + scale * nodes[:, None, None]  # (nodes, B, L)
     cross = torch.einsum("n,nbl->bl", weights, log_marginal(z))
-    return -q.base_dist.entropy() - cross
+    return -normals.entropy() - cross
 
 
 def posterior_mean(q: Distribution) -> Tensor | None:

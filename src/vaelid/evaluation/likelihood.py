@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution
 
+from vaelid.distributions import normal_coordinates
 from vaelid.evaluation.pixels import log_likelihood, plain_decoder
 from vaelid.evaluation.precision import Precision, decode, require_long_density
 from vaelid.likelihoods import Likelihood
@@ -45,21 +46,21 @@ class PosteriorDraws:
         self.q = model.posterior(x)
         self.ids = ids.to(x.device)
         self.purpose, self.seed = purpose, seed
-        self._gaussian = isinstance(self.q, Independent) and isinstance(self.q.base_dist, Normal)
-        self._alone = [] if self._gaussian else [model.posterior(x[i : i + 1]) for i in range(len(x))]
+        self._normals = normal_coordinates(self.q)
+        self._alone = [] if self._normals is not None else [model.posterior(x[i : i + 1]) for i in range(len(x))]
         self._blocks: dict[int, tuple[int, Tensor]] = {}  # the last one of each image: the next draw may begin in its middle
 
     def draw(self, first: int, count: int) -> Tensor:
         """Samples number ``first`` … ``first + count − 1`` of every image, ``(count, B, L)``."""
-        if not self._gaussian:
+        if self._normals is None:
             with torch.random.fork_rng(devices=[self.ids.device] if self.ids.device.type == "cuda" else []):
                 return torch.cat([self._draw_alone(i, first, count) for i in range(len(self._alone))], dim=1)
-        base = self.q.base_dist
-        latent = base.loc.shape[-1]
+        mean, scale = self._normals.loc, self._normals.scale
+        latent = mean.shape[-1]
         width = latent + latent % 2  # Box–Muller gives pairs; each sample starts at an even position
         keys = key(self.purpose, self.seed, self.ids, device=self.ids.device)
         noise = normal(keys, count * width, first * width).unflatten(-1, (count, width))[..., :latent]
-        return base.loc + base.scale * noise.transpose(0, 1).to(base.loc.dtype)
+        return mean + scale * noise.transpose(0, 1).to(mean.dtype)
 
     def _draw_alone(self, image: int, first: int, count: int) -> Tensor:
         blocks = [self._block(image, block) for block in range(first // _BLOCK, (first + count - 1) // _BLOCK + 1)]

@@ -69,12 +69,16 @@ def checked(count: int) -> Tensor:
 
 
 def error_of(values: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
-    """What the short decoder changed in ``nll``, over the images computed both ways; None where all is float32."""
+    """What the short decoder changed in ``nll``, over the images computed both ways; None where all is float32.
+
+    NaN, as the bound itself, where it is not finite for one of them: an image is not left out because it went wrong.
+    """
     if BOTH_WAYS not in values:
         return None
-    known = np.isfinite(values[BOTH_WAYS])
-    difference = values["nll"][known] - values[BOTH_WAYS][known]
-    return {**mean_se(difference), "images": len(difference), "largest": float(np.abs(difference).max())}
+    both = checked(len(values["nll"])).numpy()
+    difference = values["nll"][both] - values[BOTH_WAYS][both]
+    with np.errstate(invalid="ignore"):  # ∞ − ∞ is NaN, and is meant to be
+        return {**mean_se(difference), "images": len(difference), "largest": float(np.abs(difference).max())}
 
 
 def decoder_words(bound: Mapping[str, Any]) -> str:
