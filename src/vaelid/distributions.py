@@ -31,7 +31,7 @@ def normal_coordinates(distribution: Distribution) -> Normal | None:
 
     A truncated normal, say, may well be one, and has draws, density and entropy of its own.
     """
-    if type(distribution) is not Independent or distribution.reinterpreted_batch_ndims != 1:
+    if not isinstance(distribution, Independent) or distribution.reinterpreted_batch_ndims != 1:
         return None
     return distribution.base_dist if type(distribution.base_dist) is Normal else None
 
