@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -164,6 +165,30 @@ def test_an_impossible_mean_is_an_error_and_no_record(tmp_path: Path, run: Progr
     assert len(found["failed"]) == 2, "nll and neg_elbo"
     assert found["floor"]["value"] == 1e4
     assert found["floor"]["above"]["nll"]["value"] == pytest.approx(found["nll"]["value"] - 1e4)
+
+
+@pytest.mark.parametrize("name", ["nll", "neg_elbo"])
+def test_a_bound_that_is_no_number_is_an_error_and_no_record(
+    name: str, tmp_path: Path, run: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, evaluate_images = trained(tmp_path), vaelid.judging.evaluate_images
+
+    def broken(*given: Any) -> dict[str, np.ndarray]:
+        values = evaluate_images(*given)
+        values[name][[3, 7]] = np.nan
+        return values
+
+    monkeypatch.setattr(vaelid.judging, "evaluate_images", broken)
+    said = run("evaluate", opened.folder.path, "--samples", SAMPLES)
+    assert (said.code, said.out) == (3, "")
+    assert f"The {name} of 2 of 30 images is not a number (NaN), first that of image 4" in said.err
+    assert not opened.folder.results_file.exists()
+
+
+def test_infinite_bounds_are_numbers_and_densities_may_not_be_nan_either() -> None:
+    assert vaelid.judging.require_possible({"nll": np.array([1.0, np.inf])}, None) == []
+    with pytest.raises(CheckFailed, match="The ais of 1 of 2 images is not a number"):
+        vaelid.judging.require_possible({"ais": np.array([1.0, np.nan])}, None)
 
 
 def test_the_floor_stands_with_the_results(tmp_path: Path, run: Program) -> None:

@@ -229,19 +229,20 @@ def test_a_plain_decoder_gives_the_definition_to_rounding(hidden: tuple[int, ...
     assert calls == [(6, 4, 144)]
 
 
-def test_a_plain_decoder_leaves_what_is_not_finite_to_the_definition(calls: list[tuple[int, ...]]) -> None:
-    torch.manual_seed(0)
-    likelihood = BernoulliLikelihood(MLP((3,), 144, hidden=(5,)), (1, 12, 12)).requires_grad_(False)
-    x, z = latents()
+@pytest.mark.parametrize("color", [0.0, 1.0])
+def test_a_plain_decoder_leaves_what_is_not_finite_to_the_definition(color: float, calls: list[tuple[int, ...]]) -> None:
+    likelihood, (x, z) = plain(), latents()
+    x[:, 0, 0, 5] = color
     decoder = plain_decoder(likelihood, x, z[:1])
     assert decoder is not None
-    z[2, 1], z[3, 2] = 1e38, math.nan
-    likelihood.network.layers[0].weight *= 100
+    hidden, last = likelihood.network.layers[-3], likelihood.network.layers[-1]
+    hidden.weight.zero_()
+    hidden.bias.fill_(1)
+    last.weight[5] = 3e38 * (1 - 2 * color)  # of eight hidden numbers 1: logit 5 is infinite, on the side of the other color
     found, expected = decoder(z), likelihood(z).log_prob(x)
     assert found.dtype == torch.float64
-    assert torch.equal(found.isnan(), expected.isnan())
-    assert torch.equal(found.isinf(), expected.isinf())
-    assert not found.isfinite().all()
+    assert not expected.isfinite().any()
+    torch.testing.assert_close(found, expected.double(), equal_nan=True)
 
 
 def test_a_decoder_whose_first_numbers_are_not_finite_is_called(calls: list[tuple[int, ...]]) -> None:
@@ -322,6 +323,27 @@ def test_layers_of_another_kind_are_called(what: str, calls: list[tuple[int, ...
     assert plain_decoder(likelihood.eval(), x, z[:1]) is None
 
 
+def test_what_the_class_does_otherwise_shows_on_the_first_latents(
+    calls: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, z = latents()
+    assert plain_decoder(plain(), x, z[:1]) is not None
+    monkeypatch.setattr(MLP, "forward", lambda self, h: 0.999 * self.layers(h))
+    assert plain_decoder(plain(), x, z[:1]) is None
+
+
+def test_a_loop_that_is_off_decodes_nothing(loop: kernels.Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(*arrays: np.ndarray) -> None:
+        loop(*arrays)
+        arrays[-1][:] -= 3e-4  # less than two orders of float32 sums may differ by
+
+    (x, z), bend = latents(), kernels.find("bend")
+    module = ModuleType("loops")
+    module.__dict__["LOOPS"] = {"bernoulli": other, "bend": bend}
+    monkeypatch.setattr(kernels, "_loaded", [module])
+    assert plain_decoder(plain(), x, z[:1]) is None
+
+
 def test_images_or_weights_in_another_order_of_memory_are_called(calls: list[tuple[int, ...]]) -> None:
     x, z = latents()
     assert plain_decoder(plain(), x.transpose(2, 3), z[:1]) is None
@@ -344,7 +366,12 @@ def hooked(likelihood: BernoulliLikelihood) -> BernoulliLikelihood:
 
 class Doubled(BernoulliLikelihood):
     def forward(self, z: Tensor) -> Independent[Bernoulli]:
-        return super().forward(2 * z)
+        return super().forward(2 * z if far(z) else z)
+
+
+class DoubledMLP(MLP):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(2 * x if far(x) else x)
 
 
 @pytest.mark.parametrize(
@@ -353,10 +380,11 @@ class Doubled(BernoulliLikelihood):
         hooked(BernoulliLikelihood(MLP((3,), 144), (1, 12, 12))),
         Doubled(MLP((3,), 144), (1, 12, 12)),
         BernoulliLikelihood(MLP((3,), 144, activation="tanh"), (1, 12, 12)),
+        BernoulliLikelihood(DoubledMLP((3,), 144), (1, 12, 12)),
         BernoulliLikelihood(torch.nn.Linear(3, 144), (1, 12, 12)),
         BernoulliLikelihood(MLP((3,), 144), (1, 12, 12)).double(),
     ],
-    ids=["hook", "forward of its own", "tanh", "no MLP", "float64"],
+    ids=["hook", "forward of its own", "tanh", "MLP of its own", "no MLP", "float64"],
 )
 def test_a_decoder_that_is_not_plain_is_called(likelihood: BernoulliLikelihood, calls: list[tuple[int, ...]]) -> None:
     x, z = (t.to(next(likelihood.parameters()).dtype) for t in latents())

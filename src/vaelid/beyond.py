@@ -113,7 +113,8 @@ def _anneal(work: _Work) -> Arrays:
         "ais", plan.identity(), lambda start, save: ais_images(subject.model, split, plan, work.reporter, start, save)
     )
     least = least_nll(split, subject.model.likelihood.support.discrete)
-    failed = require_possible(None if least is None else floor_of({"ais": values["nll"]}, least), work.force)
+    bounds = {"ais": values["nll"]}
+    failed = require_possible(bounds, None if least is None else floor_of(bounds, least), work.force)
     importance = subject.folder.read_arrays(subject.folder.results / f"{split.name}.npz")["nll"][: len(split)]
     how = {"samples": work.plan.samples, "decoder_precision": work.plan.decoder_precision}
     beside = {**how, "nll": mean_se(importance), "above_ais": mean_se(importance - values["nll"])}

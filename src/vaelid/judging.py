@@ -2,8 +2,8 @@
 
 guards ──> bounds per image ──> floor ──> results/<split>.npz, results.json, samples/, figures/
 
-A failed guard or a number below the floor stops the evaluation: nothing is printed or written, unless it is forced; then the
-failure is stored beside the numbers.
+A failed guard, a number below the floor, or none at all (NaN) stops the evaluation: nothing is printed or written, unless it is
+forced; then the failure is stored beside the numbers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vaelid.errors import CheckFailed
 from vaelid.evaluation.bdmc import BDMC
 from vaelid.evaluation.collect import Arrays, Save
 from vaelid.evaluation.evaluate import Plan, evaluate_images, provenance, rate_kind, summarize
-from vaelid.evaluation.floor import below_floor, floor_of, least_nll
+from vaelid.evaluation.floor import below_floor, floor_of, least_nll, not_numbers
 from vaelid.evaluation.precision import decoder_words
 from vaelid.evaluation.yardsticks import IndependentPixels
 from vaelid.folder import BEYOND, RunFolder
@@ -80,8 +80,9 @@ def judge(subject: Subject, split: Split, plan: Plan, reporter: Reporter, force:
     values = kept(subject, file, about, lambda start, save: _bounds(subject, split, plan, reporter, start, save))
     discrete, pixels = subject.model.likelihood.support.discrete, int(np.prod(split.shape))
     least = least_nll(split, discrete)
-    floor = None if least is None else floor_of({name: values[name] for name in ("nll", "neg_elbo")}, least)
-    failed = [f.meaning for f in guarded if f.verdict == "fail"] + require_possible(floor, force)
+    bounds = {name: values[name] for name in ("nll", "neg_elbo")}
+    floor = None if least is None else floor_of(bounds, least)
+    failed = [f.meaning for f in guarded if f.verdict == "fail"] + require_possible(bounds, floor, force)
     if split.labels is not None:
         values["labels"] = split.labels.cpu().numpy()
     if split.images.files:
@@ -141,13 +142,13 @@ def look_first(subject: Subject, split: Split, force: bool = False) -> list[Find
     return findings
 
 
-def require_possible(floor: dict[str, Any] | None, force: bool = False) -> list[str]:
-    """What is impossible about the means, in words, if that is forced through.
+def require_possible(bounds: Arrays, floor: dict[str, Any] | None, force: bool = False) -> list[str]:
+    """What is impossible about bounds, by name and image, or their means, in words, if that is forced through.
 
     Raises:
         CheckFailed: if something is, unless ``force``.
     """
-    impossible = below_floor(floor) if floor is not None else []
+    impossible = not_numbers(bounds) + (below_floor(floor) if floor is not None else [])
     if impossible and not force:
         raise CheckFailed(" ".join(impossible), _FORCE)
     return impossible

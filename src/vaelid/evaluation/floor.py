@@ -9,6 +9,7 @@ The first is Gibbs' inequality for each image, on average over the draw of its p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,17 @@ def floor_of(values: dict[str, np.ndarray], least: np.ndarray) -> dict[str, Any]
         "what": "mean pixel entropy of these images" if drawn else "0, as these are probabilities",
         "above": {name: mean_se(found - least) for name, found in values.items()},
     }
+
+
+def not_numbers(values: Mapping[str, np.ndarray]) -> list[str]:
+    """Which of the bounds ``values`` (name -> ``(N,)`` nats) are NaN, in words. (An infinite one says that p(x) = 0.)"""
+    missing = {name: np.flatnonzero(np.isnan(found)) for name, found in values.items()}
+    return [
+        f"The {name} of {len(where):,} of {len(values[name]):,} images is not a number (NaN), first that of image "
+        f"{where[0] + 1:,}: the network's numbers, or their sums, are beyond its number type."
+        for name, where in missing.items()
+        if len(where)
+    ]
 
 
 def below_floor(floor: dict[str, Any]) -> list[str]:
