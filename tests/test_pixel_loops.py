@@ -57,6 +57,26 @@ def test_small_terms_beside_a_large_one_are_lost_within_the_worst_case(width: in
     assert (error <= 2.0**-17 * (1 + logits.double().abs()).sum(-1)).all()
 
 
+def test_gray_pixels_have_the_definition_of_gray_pixels(loop: kernels.Kernel) -> None:
+    torch.manual_seed(0)
+    logits, x = 4 * torch.randn(6, 3, 200), torch.rand(3, 200)
+    exact = (x.double() * logits.double() - torch.nn.functional.softplus(logits.double(), threshold=1000)).sum(-1)
+    assert ((loop_at(loop, logits, x) - exact).abs() <= ROUNDING * (1 + logits.double().abs()).sum(-1)).all()
+
+
+@pytest.mark.parametrize("width", [7, 112, 300])
+def test_a_large_term_that_is_certain_costs_the_others_nothing(width: int, loop: kernels.Kernel) -> None:
+    large = torch.eye(width).unsqueeze(1)
+    for position in range(width):  # log p of the large one is 0; the others are blank where ink was likely
+        logits = torch.where(large[position] > 0, 1e30, torch.tensor(1.0)).unsqueeze(0)
+        assert loop_at(loop, logits, large[position]).item() == pytest.approx(-(width - 1) * math.log1p(math.e), rel=1e-6)
+
+
+def test_the_compiler_may_not_assume_that_all_is_finite() -> None:
+    for loop in pytest.importorskip("vaelid.loops", reason="numba is not installed").LOOPS.values():
+        assert loop.targetoptions["fastmath"] <= {"contract", "reassoc", "nsz"}
+
+
 def test_terms_that_cancel_do_so_before_they_are_summed(loop: kernels.Kernel) -> None:
     x = (torch.arange(112) % 3 == 0).to(torch.float32).unsqueeze(0)
     logits = (3e38 * (2 * x - 1)).unsqueeze(0)  # the sums of either color alone are above the largest float32

@@ -137,6 +137,7 @@ def test_the_error_stands_with_the_bound(monkeypatch: pytest.MonkeyPatch) -> Non
     known = np.isfinite(short[BOTH_WAYS])
     np.testing.assert_allclose(short[BOTH_WAYS][known], long["nll"][known], rtol=0, atol=1e-4)
     np.testing.assert_array_equal(short["neg_elbo"], long["neg_elbo"])
+    assert (np.abs(short["nll"] - long["nll"]) > 1e-3).any(), "no bound was short"
     assert nll["precision_error"]["value"] == pytest.approx((short["nll"] - long["nll"])[known].mean(), abs=1e-4)
     assert nll["precision_error"]["value"] != 0
     assert "K = 40, bfloat16 decoder" in nll["name"]

@@ -80,8 +80,9 @@ def bernoulli(logits: np.ndarray, bias: np.ndarray, x: np.ndarray, log_p: np.nda
     """log p(x) = Σ_i x_i l_i − log(1 + e^{l_i}) of images ``(B, D)``, l = logits ``(K, B, D)`` + bias, into float64 ``(K, B)``.
 
     log(1 + e^l) = max(l, 0) + log(1 + e^−|l|), and of the second terms, all between 0 and log 2, many are one logarithm of a
-    product. Terms of a pixel that cancel are subtracted first, and groups of pixels summed in float64. Logits are finite: an
-    infinite one, or a NaN, gives −∞ or NaN, but not always which of the two torch gives.
+    product. max(l, 0) − x l is written as max(l − x l, −x l): a maximum is no sum whose order a compiler may change, so that a
+    large logit of the right sign leaves the sum of the others as it is. Groups of pixels are summed in float64. Logits are
+    finite: an infinite one, or a NaN, gives −∞ or NaN, but not always which of the two torch gives.
     """
     draws, images, pixels = logits.shape
     for k in range(draws):
@@ -93,7 +94,8 @@ def bernoulli(logits: np.ndarray, bias: np.ndarray, x: np.ndarray, log_p: np.nda
                 linear, product = _ZERO, _ONE
                 for i in range(group.size):
                     logit = group[i] + shift[i]
-                    linear += max(logit, _ZERO) - colors[i] * logit
+                    inked = colors[i] * logit
+                    linear += max(logit - inked, -inked)
                     power = -_LOG2_E * min(abs(logit), _FAR)  # e^−|l| = 2^power = 2^whole · 2^f
                     whole = np.floor(power + _HALF)
                     f = power - whole
