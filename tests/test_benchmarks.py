@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +16,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from vaelid import MLP, VAE, BernoulliLikelihood, FactorizedMixturePrior, GaussianPosterior, open_run
+from vaelid import MLP, VAE, BernoulliLikelihood, FactorizedMixturePrior, GaussianPosterior, kernels, open_run
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -198,3 +200,59 @@ def test_members_together_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for words in ("| 64-32 | 2 |", "| 64-512-512 | 2 |", "eager : together"):
         assert words in page.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def evaluation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(FOLDER)
+    return import_module("evaluation")
+
+
+def test_contestants_of_the_evaluation_bound_the_same(evaluation: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[bool] = []
+    monkeypatch.setattr(kernels, "_loaded", [])
+    monkeypatch.setattr(kernels, "start", lambda: started.append(True))
+    long, plain, short = (evaluation.TURNS[name]()(2, 30) for name in (evaluation.VAELID, evaluation.PLAIN, evaluation.SHORT))
+    assert len(started) == 2, "all but the plain one have compiled loops"
+    assert plain == long  # without a loop that could be loaded
+    assert short == pytest.approx(long, abs=0.5)
+    assert short != long, "nothing was short"
+    assert long == pytest.approx(784 * math.log(2), rel=0.01)  # fresh weights say nothing about pixels
+    for name in (evaluation.PRODUCTS, evaluation.SHORT_PRODUCTS):
+        assert evaluation.TURNS[name]()(2, 30) is None
+
+
+def test_products_alone_are_those_of_all_decodings(evaluation: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    multiplied: list[tuple[int, int]] = []
+    mm = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda a, b, out: multiplied.append((len(a), b.shape[1])) or mm(a, b, out=out))
+    turn = evaluation.TURNS[evaluation.PRODUCTS]()
+    turn(3, evaluation.rows())
+    widths = [width for _, width in multiplied]
+    assert widths == [512, 512, 784] * 3
+    assert sum(rows for rows, width in multiplied if width == 784) == 3 * evaluation.rows()
+
+
+def test_evaluation_runs_and_compares_turn_by_turn(
+    evaluation: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "TURNS", {name: evaluation.TURNS[name] for name in (evaluation.VAELID, evaluation.PRODUCTS)})
+    page = tmp_path / "page.md"
+    monkeypatch.setattr(sys, "argv", ["evaluation.py", "--samples", "3", "--repeats", "1", "--out", str(page)])
+    evaluation.main()
+    words = page.read_text(encoding="utf-8")
+    for found in (
+        "| vaelid without numba | not measured |",
+        "K = 3 samples per image",
+        "pythae get_nll, batches of 1000 : vaelid**",
+    ):
+        assert found in words
+    (vaelid,) = re.findall(r"\| vaelid, 50 images a turn \| (\S+) \[(\S+)–(\S+)\]", words)
+    assert len(set(vaelid)) == 1, "a turn that warmed up was counted"
+    assert re.search(r"products: matrix products alone : vaelid\*\* \| \*\*[\d.]+ \[", words)
+    times = {evaluation.VAELID: [2.0, 3.0, 8.0], evaluation.PLAIN: [4.0, 9.0, 8.0]}
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    contestants = {name: evaluation.Contestant(process, wall) for name, wall in times.items()}
+    process.wait()
+    assert evaluation.ratio(contestants, evaluation.PLAIN, evaluation.VAELID) == "2.00 [1.00–3.00]"
+    assert evaluation.ratio(contestants, evaluation.PYTHAE, evaluation.VAELID) == "not measured"
