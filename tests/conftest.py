@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from pixel_loops import calls, loop  # noqa: F401 (fixtures of all tests)
+
 torch.set_num_threads(1)
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Matplotlib's list of fonts takes seconds to build: this one cache stays where it is.

@@ -8,8 +8,10 @@ import pytest
 import torch
 from scipy import stats
 from torch import Tensor
-from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
+from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal, kl
 
+from own_posteriors import Meanless
+from vaelid import distributions
 from vaelid.distributions import (
     DiscretizedGaussian,
     FactorizedGaussianMixture,
@@ -19,6 +21,7 @@ from vaelid.distributions import (
     diagonal_normal,
     factorizes,
     marginal_log_prob,
+    normal_coordinates,
 )
 
 MIXTURES = [GaussianMixture, FactorizedGaussianMixture]
@@ -145,6 +148,63 @@ def test_no_formula_for_the_kl_to_a_mixture() -> None:
     q = diagonal_normal(torch.zeros(4, 3), torch.ones(4, 3))
     assert closed_form_kl(q, GaussianMixture(*parameters())) is None
     assert closed_form_kl(q, diagonal_normal(torch.zeros(3), torch.ones(3))).tolist() == [0, 0, 0, 0]
+
+
+class Halved(Normal):
+    """A subclass with a density of its own; what torch's formula says of it is wrong."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return super().log_prob(value / 2) - math.log(2)
+
+
+class Renamed(Normal):
+    """A subclass that changes nothing."""
+
+
+class Shifted(Independent):
+    """A wrapper that draws something else than what it wraps."""
+
+    def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
+        return super().rsample(sample_shape) + 5
+
+
+class Reweighed(Independent):
+    """A wrapper with a density of its own."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return super().log_prob(value) - value.square().sum(-1)
+
+
+def test_a_formula_is_not_taken_for_a_subclass_with_another_density() -> None:
+    zeros, ones = torch.zeros(4, 3), torch.ones(4, 3)
+    plain, renamed, halved = (Independent(kind(zeros, ones), 1) for kind in (Normal, Renamed, Halved))
+    assert closed_form_kl(plain, halved) is None
+    assert closed_form_kl(halved, plain) is None
+    assert closed_form_kl(Halved(zeros, ones), Normal(zeros, ones)) is None
+    assert closed_form_kl(renamed, plain).tolist() == [0, 0, 0, 0]
+    assert closed_form_kl(Reweighed(Normal(zeros, ones), 1), plain) is None
+    assert closed_form_kl(plain, Reweighed(Normal(zeros, ones), 1)) is None
+
+
+def test_a_formula_that_a_subclass_registers_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kl, "_KL_REGISTRY", dict(kl._KL_REGISTRY))
+    monkeypatch.setattr(distributions, "_KL_REGISTRY", kl._KL_REGISTRY)
+    monkeypatch.setattr(kl, "_KL_MEMOIZE", {})
+    kl.register_kl(Halved, Normal)(lambda q, p: torch.full_like(q.loc, 7.0))
+    q, p = (Independent(kind(torch.zeros(4, 3), torch.ones(4, 3)), 1) for kind in (Halved, Normal))
+    assert closed_form_kl(q, p).tolist() == [21, 21, 21, 21]
+    assert closed_form_kl(p, q) is None
+
+
+def test_a_wrapper_with_draws_or_density_of_its_own_is_not_known_by_what_it_wraps() -> None:
+    normals = Normal(torch.zeros(4, 3), 1.0)
+    assert normal_coordinates(Meanless(normals, 1)) is normals, "whose mean alone is its own"
+    for wrapper in (Shifted, Reweighed):
+        wrapped = wrapper(normals, 1)
+        assert normal_coordinates(wrapped) is None
+        assert marginal_log_prob(wrapped) is None
+        assert factorizes(wrapped) is None
+    assert normal_coordinates(Independent(Halved(torch.zeros(4, 3), 1.0), 1)) is None
 
 
 def test_marginals_are_known_for_gaussians_and_mixtures_only() -> None:

@@ -21,11 +21,22 @@ from tiny_runs import SAMPLES, Program, evaluated, no_figures
 from vaelid import MLP, VAE, BernoulliLikelihood, GaussianPosterior, StandardNormalPrior, compare, report
 from vaelid.beyond import Beyond
 from vaelid.data import Split
+from vaelid.distributions import LevelCategorical
 from vaelid.errors import PartError, SettingError, UserError
 from vaelid.evaluation.ais import AisPlan
 from vaelid.evaluation.evaluate import Plan, evaluate_images, summarize
 from vaelid.evaluation.likelihood import log_weights, weight_blocks
-from vaelid.evaluation.precision import BOTH_WAYS, checked, decode, decoder_words, error_of, error_words, require_known
+from vaelid.evaluation.precision import (
+    BOTH_WAYS,
+    checked,
+    decode,
+    decoder_words,
+    error_of,
+    error_words,
+    require_known,
+    require_long_density,
+)
+from vaelid.likelihoods import CategoricalLikelihood
 from vaelid.progress import Silent
 from vaelid.reporting.beyond import beyond_tables
 from vaelid.reporting.tables import comparison_table, results_table
@@ -92,17 +103,42 @@ def test_a_density_that_would_be_short_is_refused() -> None:
     assert list(weight_blocks(model, images(), IDS, 50, 0, 60))
 
 
-@pytest.mark.parametrize(("count", "expected"), [(1, 1), (7, 7), (100, 100), (10_000, 100)])
+class Spoilt(CategoricalLikelihood):
+    """Probabilities that are NaN, as of weights that have diverged."""
+
+    def forward(self, z: Tensor) -> LevelCategorical:
+        return LevelCategorical(super().forward(z).logits * math.nan, len(self.shape))
+
+
+def test_what_cannot_be_drawn_from_is_refused_in_words() -> None:
+    z = torch.zeros(1, 2, 4)
+    likelihood = Spoilt(MLP((4,), 18), (6,), levels=3)
+    with pytest.raises(PartError, match=r"(?s)Nothing can be drawn from Spoilt.*--decoder-precision float32"):
+        require_long_density(likelihood, z, "bfloat16")
+    require_long_density(likelihood, z, "float32")
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, 1), (7, 7), (100, 100), (991, 100), (10_000, 100)])
 def test_images_to_check_are_spread_over_the_split(count: int, expected: int) -> None:
     positions = checked(count)
     assert len(positions) == expected == len(positions.unique())
-    assert (int(positions[0]), int(positions[-1])) == (0, count - 1)
-    assert count == 1 or int(positions.diff().max()) - int(positions.diff().min()) <= 1
+    assert positions.equal(checked(count))
+    assert positions.equal(positions.sort().values)
+    assert 0 <= int(positions[0]) <= int(positions[-1]) < count
+    assert torch.bincount(positions * 2 // count, minlength=1).min() >= min(30, count // 2), "both halves, at chance: p < 1e-4"
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7, 10])
+def test_images_to_check_are_not_all_of_one_class_where_classes_take_turns(classes: int) -> None:
+    for count in (991, 694, 1_000, 10_000):  # at even distances of 10 and 7, they would be
+        assert torch.bincount(checked(count) % classes, minlength=classes).min() > 0
 
 
 def test_the_error_is_the_paired_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vaelid.evaluation.precision._CHECKED", 2)
-    values = {"nll": np.array([5.0, 3.0, 2.0]), BOTH_WAYS: np.array([4.0, np.nan, 3.5])}
+    bound, exact = np.full(3, 3.0), np.full(3, np.nan)
+    bound[checked(3)], exact[checked(3)] = [5.0, 2.0], [4.0, 3.5]
+    values = {"nll": bound, BOTH_WAYS: exact}
     error = error_of(values)
     assert error is not None
     assert (error["value"], error["images"], error["largest"]) == (-0.25, 2, 1.5)
@@ -133,8 +169,9 @@ def test_the_error_stands_with_the_bound(monkeypatch: pytest.MonkeyPatch) -> Non
     long, _ = both(Plan(40, 2), split, model)
     short, found = both(Plan(40, 2, decoder_precision="bfloat16", images=4), split, model)
     nll = found["nll"]
-    assert np.isfinite(short[BOTH_WAYS]).tolist() == [True, False, True, False, False, True]
     known = np.isfinite(short[BOTH_WAYS])
+    assert np.flatnonzero(known).tolist() == checked(6).tolist()
+    assert known.sum() == 3
     np.testing.assert_allclose(short[BOTH_WAYS][known], long["nll"][known], rtol=0, atol=1e-4)
     np.testing.assert_array_equal(short["neg_elbo"], long["neg_elbo"])
     assert (np.abs(short["nll"] - long["nll"]) > 1e-3).any(), "no bound was short"

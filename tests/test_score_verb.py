@@ -75,6 +75,17 @@ def test_a_damaged_file_of_features_is_named() -> None:
         features_of_training(data, [])
 
 
+def test_a_bit_that_fell_over_in_the_kept_features_is_seen() -> None:
+    data = load_data(settings("digits", train_limit=50))
+    features_of_training(data, [])
+    [file] = (cache_folder() / "extractors").glob("training-*.safetensors")
+    raw = bytearray(file.read_bytes())
+    raw[-3] ^= 1
+    file.write_bytes(raw)
+    with pytest.raises(MachineError, match=r"training-random-projection.* is damaged: .* another checksum"):
+        features_of_training(data, [])
+
+
 def test_a_cache_that_cannot_be_used_costs_time_and_no_score() -> None:
     data, looks, notes = load_data(settings("digits", train_limit=50)), list[int](), Notes()
     cache_folder().parent.mkdir(parents=True, exist_ok=True)

@@ -8,11 +8,12 @@ hold them to it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Size, Tensor
 from torch.distributions import Categorical, Distribution, Independent, Normal, kl_divergence
+from torch.distributions.kl import _KL_REGISTRY
 from torch.nn import functional as F
 
 Shape = Size | list[int] | tuple[int, ...]
@@ -26,14 +27,25 @@ def diagonal_normal(mean: Tensor, scale: Tensor, event_dims: int = 1) -> Indepen
     return Independent(Normal(mean, scale, validate_args=False), event_dims, validate_args=False)
 
 
+def coordinates(distribution: Distribution) -> Distribution | None:
+    """What a vector with independent coordinates is made of, batch ``(B, L)``; None for all else.
+
+    A wrapper with draws or a density of its own is something else; one that changes the mean, say, is still known.
+    """
+    if not isinstance(distribution, Independent) or distribution.reinterpreted_batch_ndims != 1:
+        return None
+    kind = type(distribution)
+    own = any(getattr(kind, name) is not getattr(Independent, name) for name in ("sample", "rsample", "log_prob"))
+    return None if own or distribution.base_dist.event_shape else distribution.base_dist
+
+
 def normal_coordinates(distribution: Distribution) -> Normal | None:
     """The normals, ``(B, L)``, of a vector with independent coordinates; None for all else, also for a subclass of ``Normal``.
 
     A truncated normal, say, may well be one, and has draws, density and entropy of its own.
     """
-    if not isinstance(distribution, Independent) or distribution.reinterpreted_batch_ndims != 1:
-        return None
-    return distribution.base_dist if type(distribution.base_dist) is Normal else None
+    found = coordinates(distribution)
+    return found if type(found) is Normal else None
 
 
 class GaussianMixture(Distribution):
@@ -229,11 +241,30 @@ class DiscretizedGaussian(Distribution):
 
 
 def closed_form_kl(q: Distribution, p: Distribution) -> Tensor | None:
-    """KL(q‖p) per batch element in nats where a formula is registered with torch, else None."""
+    """KL(q‖p) per batch element in nats where a formula is registered with torch, else None.
+
+    torch takes the formula of a class for its subclasses as well: not here, where a subclass has a density of its own.
+    """
     try:
-        return kl_divergence(q, p)
+        value = kl_divergence(q, p)
     except NotImplementedError:
         return None
+    return value if _formula_is_theirs(q, p) else None
+
+
+def _formula_is_theirs(q: Distribution, p: Distribution) -> bool:
+    """Whether a formula is registered for the densities that these two have."""
+    of_q, of_p = type(q), type(p)
+    if isinstance(q, Independent) and isinstance(p, Independent):
+        same = of_q.log_prob is of_p.log_prob is Independent.log_prob
+        return same and _formula_is_theirs(q.base_dist, p.base_dist)
+    if (of_q, of_p) in _KL_REGISTRY:  # the usual case, at once
+        return True
+    known: Iterable[tuple[type[Distribution], type[Distribution]]] = _KL_REGISTRY
+    return any(
+        isinstance(q, one) and isinstance(p, other) and of_q.log_prob is one.log_prob and of_p.log_prob is other.log_prob
+        for one, other in known
+    )
 
 
 def factorizes(distribution: Distribution) -> bool | None:
@@ -242,18 +273,15 @@ def factorizes(distribution: Distribution) -> bool | None:
         return len(distribution.log_weights) == 1
     if isinstance(distribution, FactorizedGaussianMixture):
         return True
-    if isinstance(distribution, Independent) and distribution.reinterpreted_batch_ndims == 1:
-        return None if distribution.base_dist.event_shape else True
-    return None
+    return True if coordinates(distribution) is not None else None
 
 
 def marginal_log_prob(distribution: Distribution) -> Callable[[Tensor], Tensor] | None:
     """log density of each coordinate alone, as a function ``(..., L) -> (..., L)``; None where it is not known."""
     if isinstance(distribution, GaussianMixture | FactorizedGaussianMixture):
         return distribution.marginal_log_prob
-    if isinstance(distribution, Independent) and distribution.reinterpreted_batch_ndims == 1:
-        return distribution.base_dist.log_prob if not distribution.base_dist.event_shape else None
-    return None
+    found = coordinates(distribution)
+    return None if found is None else found.log_prob
 
 
 def _log_bin(center: Tensor, width: Tensor, first: Tensor, last: Tensor) -> Tensor:

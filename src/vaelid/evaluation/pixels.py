@@ -81,10 +81,19 @@ def _altered(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def log_likelihood(distribution: Distribution, x: Tensor) -> Tensor:
-    """log p(x|z) of images ``(B, *X)``, ``(K, B)`` nats: ``distribution.log_prob(x)`` to rounding, and maybe in float64."""
-    logits = _logits(distribution)
-    if logits is None or logits.dim() != x.dim() + 1 or logits.shape[1:] != x.shape or x.dtype != logits.dtype:
+    """log p(x|z) of images ``(B, *X)``, ``(K, B)`` nats: ``distribution.log_prob(x)`` to rounding, and maybe in float64.
+
+    Raises:
+        ValueError: torch's, for a pixel outside of {0, 1} where the distribution validates its arguments.
+    """
+    binary = _binary(distribution)
+    if binary is None:
         return distribution.log_prob(x)
+    logits: Tensor = binary.logits
+    if logits.dim() != x.dim() + 1 or logits.shape[1:] != x.shape or x.dtype != logits.dtype:
+        return distribution.log_prob(x)
+    if binary._validate_args:
+        binary._validate_sample(x)  # as log_prob does, where whoever made it left that on
     kernel = kernels.find("bernoulli", logits, x) if logits.dtype == torch.float32 else None
     if kernel and _agrees(kernel):
         log_p = _compiled(kernel, logits, x)
@@ -93,12 +102,12 @@ def log_likelihood(distribution: Distribution, x: Tensor) -> Tensor:
     return distribution.log_prob(x)
 
 
-def _logits(distribution: Distribution) -> Tensor | None:
-    """The logits ``(K, B, *X)`` of independent binary pixels; None for all else, also a subclass with a density of its own."""
+def _binary(distribution: Distribution) -> Bernoulli | None:
+    """Independent binary pixels, ``(K, B, *X)``; None for all else, also a subclass with a density of its own."""
     if type(distribution) is not Independent or type(distribution.base_dist) is not Bernoulli:
         return None
-    logits: Tensor = distribution.base_dist.logits
-    return logits if logits.dim() == distribution.reinterpreted_batch_ndims + 2 else None
+    dims = len(distribution.base_dist.batch_shape)
+    return distribution.base_dist if dims == distribution.reinterpreted_batch_ndims + 2 else None
 
 
 def _compiled(kernel: kernels.Kernel, logits: Tensor, x: Tensor) -> Tensor:

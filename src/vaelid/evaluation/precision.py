@@ -18,6 +18,7 @@ from torch.distributions import Distribution
 from vaelid.errors import PartError
 from vaelid.evaluation.collect import mean_se
 from vaelid.likelihoods import Likelihood
+from vaelid.randomness import permutation
 from vaelid.settings import unknown
 
 Precision = Literal["float32", "bfloat16"]
@@ -50,12 +51,18 @@ def require_long_density(likelihood: Likelihood, z: Tensor, precision: Precision
     """Refuse a likelihood whose density would be short where its products are; a draw from p(x|z) shows its number type.
 
     Raises:
-        PartError: names the likelihood and what to change.
+        PartError: names the likelihood and what to change; also where nothing can be drawn, as from probabilities that are NaN.
     """
     if precision == "float32":
         return
     with torch.random.fork_rng(devices=[z.device] if z.device.type == "cuda" else []):
-        drawn = decode(likelihood, z, precision).sample().dtype
+        try:
+            drawn = decode(likelihood, z, precision).sample().dtype
+        except (RuntimeError, ValueError) as error:
+            raise PartError(
+                f"Nothing can be drawn from {type(likelihood).__name__} where its network multiplies in bfloat16: {error}",
+                "Evaluate with --decoder-precision float32, which says whether the weights are to blame.",
+            ) from error
     if torch.finfo(drawn).eps > torch.finfo(torch.float32).eps:
         raise PartError(
             f"{type(likelihood).__name__} gives a density in {drawn} where its network multiplies in bfloat16.",
@@ -64,8 +71,11 @@ def require_long_density(likelihood: Likelihood, z: Tensor, precision: Precision
 
 
 def checked(count: int) -> Tensor:
-    """Positions of the images, of ``count``, whose bound is computed both ways: up to 100, evenly spread."""
-    return torch.linspace(0, count - 1, min(count, _CHECKED)).round().long().unique()
+    """Positions of the images, of ``count``, whose bound is computed both ways: up to 100, ascending.
+
+    Drawn once for every ``count``: at even distances they could all be of one class where classes take turns.
+    """
+    return permutation(count)[:_CHECKED].sort().values
 
 
 def error_of(values: Mapping[str, np.ndarray]) -> dict[str, Any] | None:

@@ -25,10 +25,10 @@ from vaelid.progress import Reporter
 from vaelid.scoring.features import Extractor
 
 #: Raised when an extractor's code gives other features: what older versions kept is then left alone.
-_VERSION = 1
+_VERSION = 2
 #: Larger sets of features are not kept: reading them is no bargain, and the cache is the user's disk.
 MOST_BYTES = 2**27
-_VALUES = "features"
+_VALUES, _CHECKSUM = "features", "sha256"
 _NOT_KEPT = "the features of the training images are not kept for another score:"
 
 
@@ -63,7 +63,12 @@ def _keep(file: Path, values: Tensor) -> None:
     # Networks give float32: nothing is lost then, and half of the room is saved.
     kept = values.float() if torch.equal(values.float().double(), values) else values
     if kept.nbytes <= MOST_BYTES:
-        write_atomic(file, safetensors.torch.save({_VALUES: kept.contiguous()}))
+        kept = kept.contiguous()
+        write_atomic(file, safetensors.torch.save({_VALUES: kept}, {_CHECKSUM: _checksum(kept)}))
+
+
+def _checksum(values: Tensor) -> str:
+    return hashlib.sha256(values.numpy().tobytes()).hexdigest()
 
 
 def _file(train: Split, extractor: Extractor) -> Path:
@@ -75,9 +80,12 @@ def _file(train: Split, extractor: Extractor) -> Path:
 
 def _read(file: Path, count: int) -> Tensor:
     try:
-        values = safetensors.torch.load(file.read_bytes())[_VALUES].double()
-    except (OSError, safetensors.SafetensorError, KeyError) as error:
+        with safetensors.safe_open(file, framework="pt") as found:
+            values, checksum = found.get_tensor(_VALUES), (found.metadata() or {}).get(_CHECKSUM)
+    except (OSError, safetensors.SafetensorError) as error:
         raise MachineError(f"{file} is damaged: {error}.", "Remove it; the features are then computed again.") from error
+    if checksum != _checksum(values):
+        raise MachineError(f"{file} is damaged: its features have another checksum.", "Remove it.")
     if len(values) != count:
         raise MachineError(f"{file} is damaged: it has {len(values)} features for {count} images.", "Remove it.")
-    return values
+    return values.double()
