@@ -159,11 +159,64 @@ def test_rises_within_the_error_are_no_rises() -> None:
 
 
 def test_without_standard_errors_nothing_is_said_about_steadiness() -> None:
-    values = fall(60)
-    values[30] += 50
-    facts = seen(values, error=math.nan)
+    facts = seen(fall(60), error=math.nan)
     assert facts.stability.judged == 0
     assert words.stability(facts).startswith("steadiness not judged")
+    assert words.steadiness([facts, facts]) == words.stability(facts)
+
+
+def with_spikes(*heights: float, errors: tuple[float, ...]) -> Facts:
+    """A plateau that jumps in epochs 41, 51, … by ``heights`` whose standard errors are ``errors``."""
+    values, standard_errors = fall(80), np.full(80, ERROR)
+    for at, (height, error) in enumerate(zip(heights, errors, strict=True)):
+        values[40 + 10 * at] += height
+        standard_errors[40 + 10 * at] = error
+    return look(Curve(values, standard_errors, np.arange(80.0)))
+
+
+def test_a_spike_that_few_images_make_is_told_with_its_height() -> None:
+    """One image of 10,000 that costs 4.5e9 nats for an epoch: the change is as large as its standard error."""
+    facts = with_spikes(449_893.6, errors=(449_893.5,))
+    [spike] = facts.stability.spikes
+    assert (spike.epoch, spike.se, spike.back_after, spike.doubtful) == (41, 449_893.5, 1, True)
+    assert facts.stability.rises == 0
+    doubt = "within 3 s.e.: other images might not show it"
+    assert words.stability(facts) == f"1 spike ({doubt}), the largest of 449,894 nats in epoch 41, made good after 1 epoch"
+
+
+@pytest.mark.parametrize(("error", "doubtful"), [(4.0, True), (3.99, False), (math.nan, False)])
+def test_a_spike_is_doubtful_within_three_known_standard_errors(error: float, doubtful: bool) -> None:
+    [spike] = with_spikes(12.0, errors=(error,)).stability.spikes
+    assert spike.nats == pytest.approx(12.0, rel=1e-5)
+    assert spike.doubtful is doubtful
+    assert spike.se == (None if math.isnan(error) else error)
+
+
+def test_spikes_of_several_seeds_are_counted_with_their_doubt() -> None:
+    some = [with_spikes(12.0, 140.0, errors=(0.1, 130.0)), with_spikes(9.0, errors=(8.0,))]
+    doubt = "2 of them within 3 s.e.: other images might not show them"
+    expected = f"rose by more than 3 s.e. in 1 of 158 changes, at most by 12 nats; 3 spikes ({doubt}), the largest of 140 nats"
+    assert words.steadiness(some) == expected
+    one = "1 of them within 3 s.e.: other images might not show it"
+    assert words.stability(some[0]).startswith(f"2 spikes ({one}), the largest of 140 nats in epoch 51")
+
+
+@pytest.mark.parametrize(("height", "spikes"), [(0.99, 0), (1.01, 1)])
+def test_a_spike_is_of_a_nat_at_least(height: float, spikes: int) -> None:
+    assert len(with_spikes(height, errors=(height,)).stability.spikes) == spikes
+
+
+def test_a_spike_is_far_above_the_usual_changes() -> None:
+    """Every other epoch 2 nats up and down: a jump of 9 is none, one of 11 is."""
+    values = 90.0 + np.arange(60) % 2 * 2.0
+    for height, spikes in ((9.0, 0), (11.0, 1)):
+        values[31] = values[30] + height
+        assert len(seen(values, error=50.0).stability.spikes) == spikes
+
+
+def test_a_curve_that_becomes_infinite_has_diverged_and_no_spike() -> None:
+    facts = seen(np.append(fall(40), math.inf))
+    assert (facts.verdict, facts.stability.spikes) == ("diverged", ())
 
 
 # Speed --------------------------------------------------------------------------------------------------------------------

@@ -3,8 +3,9 @@
     v_t: validation −ELBO after epoch t, in nats per image, always from the same images and the same noise;
     d_t = v_t − v_{t−1}, with the standard error s_t of the paired per-image differences.
 
-A rise d_t > 3 s_t is the model's, not the choice of validation images. Nothing here claims anything about epochs that were
-not trained.
+A rise d_t > 3 s_t is the model's, not the choice of validation images. A jump of the curve far above its usual changes is a
+spike whatever s_t: where few images make it, s_t is about as large as d_t, and it happened all the same. Nothing here claims
+anything about epochs that were not trained.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Array = NDArray[np.float64]
 NEAR = 1.0
 #: A rise is one of the model if it is more than so many standard errors.
 CLEAR = 3.0
-#: A spike is a clear rise of at least so many nats, and so many times the median change of the epochs around it.
+#: A spike is a rise of at least so many nats, and so many times the median change of the epochs around it.
 SPIKE_NATS, SPIKE_TIMES = 1.0, 5.0
 _AROUND = 10
 #: A curve has come to rest if its slope over the last epochs lies within ± so many nats per epoch, interval and all.
@@ -73,16 +74,32 @@ class Reached:
 
 @dataclass(frozen=True)
 class Spike:
-    """A rise far above the usual changes, and after how many further epochs it was made good; None if never."""
+    """A rise far above the usual changes.
+
+    Attributes:
+        se: standard error of ``nats``; None if unknown
+        back_after: after how many further epochs it was made good; None if never
+    """
 
     epoch: int
     nats: float
+    se: float | None
     back_after: int | None
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether other validation images might not show it: it is known to lie within ``CLEAR`` standard errors."""
+        return self.se is not None and self.nats <= CLEAR * self.se
 
 
 @dataclass(frozen=True)
 class Stability:
-    """Rises of the curve. ``judged``: changes whose standard error is known; the others count for nothing here."""
+    """Rises of the curve.
+
+    Attributes:
+        judged: changes whose standard error is known; the others are no rises, but may be spikes
+        rises: changes of more than ``CLEAR`` standard errors upward, the ``largest`` of them in nats
+    """
 
     judged: int
     rises: int
@@ -205,16 +222,18 @@ def _stability(values: Array, errors: Array) -> Stability:
     judged = np.isfinite(changes) & np.isfinite(errors)
     clear = judged & (changes > CLEAR * np.where(judged, errors, 0.0)) & (changes > 0)
     rises = changes[clear]
-    spikes = tuple(spike for at in np.nonzero(clear)[0] if (spike := _spike(values, changes, int(at))) is not None)
+    up = np.nonzero(np.isfinite(changes) & (changes >= SPIKE_NATS))[0]
+    spikes = tuple(spike for at in up if (spike := _spike(values, changes, errors, int(at))) is not None)
     return Stability(int(judged.sum()), len(rises), float(rises.max()) if len(rises) else None, spikes)
 
 
-def _spike(values: Array, changes: Array, at: int) -> Spike | None:
-    """The spike at index ``at`` of a curve that rises there clearly, if it is one."""
+def _spike(values: Array, changes: Array, errors: Array, at: int) -> Spike | None:
+    """The spike at index ``at`` of a curve that rises there by ``SPIKE_NATS`` or more, if it is one."""
     start = max(1, at - _AROUND)
     around = np.delete(changes[start : at + _AROUND + 1], at - start)
     usual = float(np.nanmedian(np.abs(around))) if np.isfinite(around).any() else math.inf
-    if changes[at] < max(SPIKE_NATS, SPIKE_TIMES * usual):
+    if changes[at] < SPIKE_TIMES * usual:
         return None
     [back] = np.nonzero(values[at:] <= values[at - 1])
-    return Spike(at + 1, float(changes[at]), int(back[0]) if len(back) else None)
+    se = float(errors[at]) if np.isfinite(errors[at]) else None
+    return Spike(at + 1, float(changes[at]), se, int(back[0]) if len(back) else None)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from vaelid.sweeps.curves import AT_REST, CLEAR, NEAR, SHORTEST, Facts, Slope
+from vaelid.sweeps.curves import AT_REST, CLEAR, NEAR, SHORTEST, Facts, Slope, Spike
 
 #: Verdicts with which a best value is more than the best so far.
 _AT_AN_END = ("converged", "stopped by patience")
+_NOT_JUDGED = "steadiness not judged: no change between epochs with a known standard error"
 
 
 def convergence(facts: Facts) -> str:
@@ -17,18 +18,30 @@ def convergence(facts: Facts) -> str:
 
 
 def stability(facts: Facts) -> str:
-    """How often one member's curve rose by more than its own error, and by how much; spikes one by one."""
+    """How often one member's curve rose by more than its own error, and by how much; of spikes the largest."""
     steady = facts.stability
+    if steady.spikes:
+        largest = max(steady.spikes, key=lambda spike: spike.nats)
+        back = f"made good after {_counted(largest.back_after, 'epoch')}" if largest.back_after is not None else "never made good"
+        return f"{_spiked(steady.spikes)} in epoch {largest.epoch}, {back}"
     if not steady.judged:
-        return "steadiness not judged: no change between epochs with a known standard error"
+        return _NOT_JUDGED
     if not steady.rises or steady.largest is None:
         return f"steady: no rise beyond {CLEAR:g} s.e. in {_counted(steady.judged, 'change')}"
-    rose = f"rose by more than {CLEAR:g} s.e. in {steady.rises} of {_counted(steady.judged, 'change')}, at most by "
-    if not steady.spikes:
-        return f"{rose}{_nats(steady.largest)}; no spike"
-    worst = max(steady.spikes, key=lambda spike: spike.nats)
-    back = f"made good after {_counted(worst.back_after, 'epoch')}" if worst.back_after is not None else "never made good"
-    return f"{_counted(len(steady.spikes), 'spike')}, the largest of {_nats(worst.nats)} in epoch {worst.epoch}, {back}"
+    return f"{_rose(steady.rises, steady.judged, steady.largest)}; no spike"
+
+
+def _spiked(spikes: Sequence[Spike]) -> str:
+    """How many spikes there were, how many of them the choice of validation images could explain, and the largest's height."""
+    doubtful = sum(spike.doubtful for spike in spikes)
+    which, them = ("", "it") if len(spikes) == 1 else (f"{doubtful} of them ", "it" if doubtful == 1 else "them")
+    doubt = f" ({which}within {CLEAR:g} s.e.: other images might not show {them})" if doubtful else ""
+    return f"{_counted(len(spikes), 'spike')}{doubt}, the largest of {_nats(max(spike.nats for spike in spikes))}"
+
+
+def _rose(rises: int, judged: int, largest: float | None) -> str:
+    most = f", at most by {_nats(largest)}" if largest is not None else ""
+    return f"rose by more than {CLEAR:g} s.e. in {rises} of {_counted(judged, 'change')}{most}"
 
 
 def speed(facts: Facts) -> str:
@@ -75,14 +88,10 @@ def _slopes(verdict: str, all_facts: Sequence[Facts]) -> str:
 def steadiness(all_facts: Sequence[Facts]) -> str:
     """How often the curves of several seeds rose by more than their own errors, and by how much."""
     steady = [facts.stability for facts in all_facts]
-    judged, rises = sum(s.judged for s in steady), sum(s.rises for s in steady)
-    if not judged:
-        return stability(all_facts[0])
-    spikes = sum(len(s.spikes) for s in steady)
+    judged, spikes = sum(s.judged for s in steady), [spike for s in steady for spike in s.spikes]
     largest = max((s.largest for s in steady if s.largest is not None), default=None)
-    most = f", at most by {_nats(largest)}" if largest is not None else ""
-    rose = f"rose by more than {CLEAR:g} s.e. in {rises} of {_counted(judged, 'change')}{most}"
-    return f"{rose}; {_counted(spikes, 'spike') if spikes else 'no spike'}"
+    rose = _rose(sum(s.rises for s in steady), judged, largest) if judged else _NOT_JUDGED
+    return f"{rose}; {_spiked(spikes) if spikes else 'no spike'}" if judged or spikes else rose
 
 
 def _patience(facts: Facts) -> str:
@@ -144,7 +153,7 @@ def _changes(slope: Slope) -> str:
 
 def _small(value: float) -> str:
     """Two digits that count: 0.9, 0.047, 12."""
-    return f"{value:.2g}" if 1e-4 < value < 100 else f"{value:.0f}" if value >= 100 else "less than 0.0001"
+    return f"{value:.2g}" if 1e-4 < value < 99.5 else f"{value:,.0f}" if value >= 99.5 else "less than 0.0001"
 
 
 def _nats(value: float) -> str:
