@@ -148,6 +148,14 @@ def test_a_spike_that_is_never_made_good() -> None:
     assert words.stability(seen(values)).endswith("never made good")
 
 
+def test_a_spike_just_before_the_end_is_made_good_as_far_as_it_was() -> None:
+    values = np.append(np.full(30, 90.0), [540.0, 92.5, 92.9])
+    [spike] = seen(values).stability.spikes
+    assert (spike.back_after, spike.left) == (None, 2.5)
+    assert words.stability(seen(values)).endswith("the largest of 450 nats in epoch 31, made good but for 2.5 nats")
+    assert seen(np.append(values, 89.0)).stability.spikes[0].left == 0
+
+
 def test_rises_within_the_error_are_no_rises() -> None:
     values = 90 + noise(60, 0.05)
     assert seen(values, error=1.0).stability.rises == 0

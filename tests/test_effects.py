@@ -96,3 +96,10 @@ def test_names_have_no_edge_and_nothing_finished_no_best() -> None:
 
 def test_a_study_of_seeds_alone_has_no_effects() -> None:
     assert effects(study([{}], seeds=3), {}) == []
+
+
+def test_numbers_ascend_and_names_keep_their_order() -> None:
+    members = study([{"optimizer.lr": lr, "prior.name": prior} for lr in (1e-3, 1e-2, 1e-5) for prior in ("mixture", "a")], 1)
+    kept = dict.fromkeys(members, 1.0)
+    assert [level.value for level in found(members, kept, "lr").levels] == [1e-5, 1e-3, 1e-2]
+    assert [level.value for level in found(members, kept, "prior").levels] == ["mixture", "a"]

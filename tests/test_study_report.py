@@ -113,6 +113,22 @@ def test_figures_of_a_study(tmp_path: Path) -> None:
         study_figures(Summary(tmp_path))
 
 
+def test_spikes_do_not_flatten_the_curves_beside_them() -> None:
+    epochs = np.arange(60.0)
+    spiked = 105 + 20 * np.exp(-epochs)
+    spiked[[40, 50, 51, 59]] = [450_000.6, 600.0, 700.0, 540.0]
+    [axes] = overlaid_curves({"spiked": [spiked], "steady": [92 + 40 * np.exp(-epochs / 5)]}).axes
+    assert axes.get_ylim()[0] < 92
+    assert 105 < axes.get_ylim()[1] < 110
+    assert "up to 450,001 nats not shown" in {text.get_text() for text in axes.texts}
+
+
+def test_a_slow_fall_is_shown_from_where_its_second_half_begins() -> None:
+    falling = np.linspace(200, 100, 40)
+    [axes] = overlaid_curves({"falling": [falling], "short": [np.array([120.0, 118.0])]}).axes
+    assert axes.get_ylim()[1] > 143  # the 23rd value: the median of the five that begin the half
+
+
 def test_overlaid_curves_draw_every_seed_and_name_every_combination() -> None:
     curves = {"a": [np.array([9.0, 8.0, 7.0]), np.array([9.5, np.nan, 7.5])], "b": [np.array([-1.0])]}
     for logarithmic in (False, True):

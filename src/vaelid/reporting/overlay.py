@@ -63,14 +63,21 @@ def _limits(axes: Axes, values: Array, curves: Mapping[str, Sequence[Array]], lo
     # From the best of all to where the worst curve's better half begins: the first epochs would flatten all that follows.
     low = float(values.min())
     halves = [line[len(line) // 2 :] for lines in curves.values() for line in lines]
-    tops = [float(half[np.isfinite(half)].max()) for half in halves if np.isfinite(half).any()]
+    tops = [_top(half[np.isfinite(half)]) for half in halves if np.isfinite(half).any()]
     high = min(max(tops), low + 20 * max(float(np.median(tops)) - low, 1.0))
     space = 0.06 * (high - low) or 0.5
     axes.set_ylim(low - space, high + space)
     if high < float(values.max()):
         charts.say(
-            axes, f"up to {values.max():.4g} nats not shown", (0.99, 0.99), ha="right", va="top", size=8, color=charts.QUIET
+            axes, f"up to {values.max():,.0f} nats not shown", (0.99, 0.99), ha="right", va="top", size=8, color=charts.QUIET
         )
+
+
+def _top(values: Array) -> float:
+    """The largest value but for spikes: of the medians over five epochs, of which a spike of two spoils none."""
+    if len(values) < 5:
+        return float(values.max())
+    return float(np.median(np.lib.stride_tricks.sliding_window_view(values, 5), axis=-1).max())
 
 
 def _name(axes: Axes, curves: Mapping[str, Sequence[Array]], colors: Array, best: float | None) -> None:

@@ -78,13 +78,15 @@ class Spike:
 
     Attributes:
         se: standard error of ``nats``; None if unknown
-        back_after: after how many further epochs it was made good; None if never
+        back_after: after how many further epochs the curve was back where it came from; None if never
+        left: nats that it stayed above that at least; 0 if it was back
     """
 
     epoch: int
     nats: float
     se: float | None
     back_after: int | None
+    left: float
 
     @property
     def doubtful(self) -> bool:
@@ -234,6 +236,7 @@ def _spike(values: Array, changes: Array, errors: Array, at: int) -> Spike | Non
     usual = float(np.nanmedian(np.abs(around))) if np.isfinite(around).any() else math.inf
     if changes[at] < SPIKE_TIMES * usual:
         return None
-    [back] = np.nonzero(values[at:] <= values[at - 1])
+    above = values[at:] - values[at - 1]
+    [back] = np.nonzero(above <= 0)
     se = float(errors[at]) if np.isfinite(errors[at]) else None
-    return Spike(at + 1, float(changes[at]), se, int(back[0]) if len(back) else None)
+    return Spike(at + 1, float(changes[at]), se, int(back[0]) if len(back) else None, max(0.0, float(np.nanmin(above))))

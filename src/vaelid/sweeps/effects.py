@@ -42,7 +42,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Effect:
-    """A setting that differs among members, with its values in the order in which they were asked for."""
+    """A setting that differs among members, with its values: numbers ascending, all else in the order asked for."""
 
     setting: str
     levels: tuple[Level, ...]
@@ -56,11 +56,7 @@ class Effect:
     def at_edge(self) -> str:
         """``smallest`` or ``largest`` where the best of three numbers or more is one; else empty."""
         numbers = [level.value for level in self.levels]
-        if (
-            self.best is None
-            or len(numbers) < 3
-            or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers)
-        ):
+        if self.best is None or len(numbers) < 3 or not all(map(_is_number, numbers)):
             return ""
         return {min(numbers): "smallest", max(numbers): "largest"}.get(self.best.value, "")
 
@@ -84,6 +80,8 @@ def effects(members: Mapping[str, Member], kept: Mapping[str, float | None]) -> 
 
 def _effect(key: str, members: Mapping[str, Member], kept: Mapping[str, float | None]) -> Effect:
     values = {_text(member.settings.get(key)): member.settings.get(key) for member in members.values()}
+    if all(map(_is_number, values.values())):
+        values = dict(sorted(values.items(), key=lambda item: item[1]))
     together = {text: {name for name, member in members.items() if _text(member.settings.get(key)) == text} for text in values}
     blocks: dict[str, dict[str, float]] = {text: {} for text in values}
     for name, member in members.items():
@@ -122,6 +120,10 @@ def _same_partition(key: str, other: str, members: Mapping[str, Member]) -> bool
         return False
     pairs = {(_text(member.settings.get(key)), _text(member.settings.get(other))) for member in members.values()}
     return len(pairs) == len({one for one, _ in pairs}) == len({two for _, two in pairs})
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _text(value: Any) -> str:

@@ -22,8 +22,7 @@ def stability(facts: Facts) -> str:
     steady = facts.stability
     if steady.spikes:
         largest = max(steady.spikes, key=lambda spike: spike.nats)
-        back = f"made good after {_counted(largest.back_after, 'epoch')}" if largest.back_after is not None else "never made good"
-        return f"{_spiked(steady.spikes)} in epoch {largest.epoch}, {back}"
+        return f"{_spiked(steady.spikes)} in epoch {largest.epoch}, {_made_good(largest)}"
     if not steady.judged:
         return _NOT_JUDGED
     if not steady.rises or steady.largest is None:
@@ -37,6 +36,12 @@ def _spiked(spikes: Sequence[Spike]) -> str:
     which, them = ("", "it") if len(spikes) == 1 else (f"{doubtful} of them ", "it" if doubtful == 1 else "them")
     doubt = f" ({which}within {CLEAR:g} s.e.: other images might not show {them})" if doubtful else ""
     return f"{_counted(len(spikes), 'spike')}{doubt}, the largest of {_nats(max(spike.nats for spike in spikes))}"
+
+
+def _made_good(spike: Spike) -> str:
+    if spike.back_after is not None:
+        return f"made good after {_counted(spike.back_after, 'epoch')}"
+    return f"made good but for {_nats(spike.left)}" if spike.left < spike.nats / 2 else "never made good"
 
 
 def _rose(rises: int, judged: int, largest: float | None) -> str:
