@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock, Timeout
 
 import vaelid
 from test_study import Done, common
@@ -19,8 +21,9 @@ from vaelid.folder import RunFolder
 from vaelid.pool import Ending, Pool
 from vaelid.progress import Silent
 from vaelid.recipe import from_toml
-from vaelid.searching import plan_search
+from vaelid.searching import Search, plan_search
 from vaelid.studying import Conclusion, Study, carry_out_search
+from vaelid.sweeps.ledger import Ledger, Member, StudyFolder
 from vaelid.sweeps.space import Choice, Span, corners, parse_space, space_of
 from vaelid.sweeps.trials import PRUNERS, Trials
 from vaelid.training.begin import note_outcome
@@ -47,6 +50,8 @@ def test_a_space_in_words() -> None:
     assert space_of({"beta": "float:0:2"})["beta"].holds(1.5)
     assert [space["latent"].holds(value) for value in (8, 7, 8.5, "8", True)] == [True, False, False, False, False]
     assert len(corners(space)) == 1 + 1 + 1 + 1
+    assert space["latent"].holds(64), "both ends are in it"
+    assert str(Span("int", 8, 1234567)) == "int:8:1234567", "as it was asked for, digit by digit"
 
 
 @pytest.mark.parametrize(
@@ -58,6 +63,7 @@ def test_a_space_in_words() -> None:
         ({"lr": "log:1e-3"}, "LOW:HIGH"),
         ({"lr": "lgo:1e-3:1"}, "'log'"),
         ({"prior": "choice:mixture"}, "two different values"),
+        ({"prior": "choice:mixture,mixture,standard-normal"}, "two different values"),
         ({"seed": "int:0:9"}, "seed is nothing to search"),
         ({}, "needs a setting"),
     ],
@@ -106,6 +112,28 @@ def test_a_search_learns_from_what_ended(tmp_path: Path) -> None:
         trials.tell(number, values["lr"] if values["lr"] < 0.05 else None)
         tried.append(values["lr"])
     assert sorted(tried[20:])[5] < 5e-4
+
+
+def proposed(file: Path, axis: str, count: int = 40) -> list[Any]:
+    trials = Trials(file, space_of({"latent": axis}), "none", 0, 10)
+    return [trials.ask({})[1]["latent"] for _ in range(count)]
+
+
+def test_whole_numbers_are_whole_and_a_logarithmic_axis_prefers_small_ones(tmp_path: Path) -> None:
+    evenly, by_ratio = proposed(tmp_path / "int", "int:1:1000"), proposed(tmp_path / "log-int", "log-int:1:1000")
+    assert {type(value) for value in evenly + by_ratio} == {int}
+    assert sum(value <= 31 for value in evenly) < 10, "3 % of an even axis"
+    assert sum(value <= 31 for value in by_ratio) > 10, "half of a logarithmic one"
+
+
+def test_a_value_that_is_no_number_is_bad_and_never_good(tmp_path: Path) -> None:
+    trials = Trials(tmp_path / "j", space_of({"lr": "log:1e-4:1e-1"}), "none", 0, 10)
+    for value in (math.nan, math.inf, -math.inf, 90.0):
+        number, _ = trials.ask({})
+        trials.tell(number, value)
+    states = [trial.state.name for trial in trials._study.get_trials()]
+    assert states == ["PRUNED"] * 3 + ["COMPLETE"]
+    assert trials._study.best_value == 90.0
 
 
 def test_the_median_rule_stops_a_bad_trial(tmp_path: Path) -> None:
@@ -293,8 +321,64 @@ def test_nothing_but_the_number_of_trials_may_change(tmp_path: Path) -> None:
     assert found.ledger.search["settings"]["model.latent"] == 4
 
 
+def value_told(out: Path, curve: list[float], **settings: Any) -> float:
+    """What Optuna is told of a finished trial with this curve."""
+    searched = Search(StudyFolder(out), plan_search(out, common(**settings), SPACE, 1, "none", 1), Silent())
+    return searched._value([{"epoch": epoch, "neg_elbo": value} for epoch, value in enumerate(curve, 1)])
+
+
+def test_a_trial_counts_by_the_weights_that_it_keeps(tmp_path: Path) -> None:
+    assert value_told(tmp_path, [100.0, 90.0, 95.0]) == 90.0
+    assert value_told(tmp_path, [100.0, 90.0, 95.0], **{"training.keep": "last"}) == 95.0
+
+
+def test_what_is_shared_is_locked_and_the_seed_is_the_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = plan_search(tmp_path, common(seed=7), SPACE, 3, "none", 1)
+    assert (planned.known, planned.settings["training.seed"]) == ({"lr": 0.01, "prior": "mixture"}, 7)
+    assert planned.settings["data (fingerprint)"]
+    search, other = Search(StudyFolder(tmp_path), planned, Silent()), FileLock(tmp_path / ".search.lock", timeout=0)
+    search.begin(overwrite=False)
+    with search.shared() as (_, trials):
+        assert trials.seed == 7
+        with pytest.raises(Timeout):
+            other.acquire()
+    reading = StudyFolder.read
+
+    def locked_out(folder: StudyFolder) -> Ledger:
+        with pytest.raises(Timeout):
+            other.acquire()
+        looked.append(folder)
+        return reading(folder)
+
+    looked: list[StudyFolder] = []
+    monkeypatch.setattr(StudyFolder, "read", locked_out)
+    search.begin(overwrite=False)
+    assert looked, "who joins a search reads it under the lock, too"
+
+
+def test_what_the_space_leaves_out_is_no_first_trial(tmp_path: Path) -> None:
+    outside = {**SPACE, "lr": "log:1e-4:1e-3"}  # the recipe's is 0.01
+    assert plan_search(tmp_path, common(), outside, 3, "none", 1).known == {}
+    with pytest.raises(UserError, match="jobs must be at least 1"):
+        plan_search(tmp_path, common(), SPACE, 3, "none", 0)
+
+
+def test_how_a_trial_ended_is_told_to_optuna(tmp_path: Path) -> None:
+    fate = {"trial-001": "diverged", "trial-002": "pruned"}
+    seek(tmp_path, 3, Pretended(fate), epochs=2)
+    trials = Trials(tmp_path / "search.journal", space_of(SPACE), "none", 0, 2)
+    seen = [(trial.state.name, trial.value if number == 0 else None) for number, trial in enumerate(trials._study.get_trials())]
+    assert seen == [("COMPLETE", 98.0), ("PRUNED", None), ("PRUNED", None)], "98 is the recipe's own curve after two epochs"
+    assert [trials.reported(number) for number in range(3)] == [2, 2, 2]
+
+
 def test_a_search_and_a_grid_do_not_mix(tmp_path: Path) -> None:
     seek(tmp_path / "search", 1)
+    grid = StudyFolder(tmp_path / "grid")
+    grid.path.mkdir()
+    grid.write(Ledger(members={"a": Member("a", "a", 0, {}, {}, "f", "probability", "finished")}))
+    with pytest.raises(RunError, match="holds a grid, not a search"):
+        seek(grid.path, 1)
     with pytest.raises(RunError, match="holds a search, not a grid"):
         vaelid.study("digits", out=tmp_path / "search", grid={"lr": [1e-3]}, settings=TINY)
     for given, said in (

@@ -9,8 +9,9 @@ import pytest
 from report_helpers import small_study
 from test_report_page import assert_well_formed, page
 from vaelid.reporting.page import study_panels
-from vaelid.reporting.page.study import read_study
+from vaelid.reporting.page.study import read_study, study_headline
 from vaelid.reporting.studies import MOST_TRIALS, drawn_curves
+from vaelid.sweeps.effects import Effect, Level
 from vaelid.sweeps.ledger import StudyFolder
 from vaelid.sweeps.selection import choose
 from vaelid.sweeps.summary import Summary
@@ -63,6 +64,17 @@ def test_trials_are_ranked_with_what_they_tried_and_the_unfinished_come_last(tmp
     found = study_panels.effect_table(study, effect)
     assert [tuple(row[:2]) for row in found.rows] == [("0.001", "2 of 2"), ("0.01", "2 of 2"), ("0.1", "0 of 2")]
     assert "above" not in " ".join(found.columns)
+    assert [row[2] for row in found.rows] == ["90.010", "80.010", "–"], "the best of each value"
+    names = [words.partition(" (")[0] for words, _ in study_panels.words_of(study)]
+    assert names == [row[0].removesuffix(" (chosen)") for row in table.rows]
+    [tile] = [tile for tile in study_headline(study) if tile[0] == "trials finished"]
+    assert tile[1:] == ("4 of 6", "2 diverged")
+
+
+def test_the_value_of_the_best_trial_is_told_and_not_the_best_mean(tmp_path: Path) -> None:
+    study = read_study(small_search(tmp_path).path)
+    levels = (Level(0.1, (70.0, 200.0), 2), Level(0.2, (80.0, 81.0), 2))
+    assert study_panels.effect_words(study, Effect("lr", levels)) == "lr: the best trial has 0.1."
 
 
 def test_only_the_best_trials_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

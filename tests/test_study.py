@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from vaelid.progress import Silent
 from vaelid.recipe import from_toml
 from vaelid.settings import CommandText
 from vaelid.studying import Conclusion, Study, carry_out_study
+from vaelid.sweeps.curves import curve_of, look
 from vaelid.sweeps.grid import combinations, parse_axes
-from vaelid.sweeps.ledger import Ledger, Member
+from vaelid.sweeps.ledger import Ledger, Member, StudyFolder, require_same
 from vaelid.sweeps.selection import choose
+from vaelid.sweeps.summary import Seen
 from vaelid.training.surroundings import own_randomness
 from vaelid.worker import Order, carry_out_order
 
@@ -256,6 +259,7 @@ def test_the_test_split_is_met_once_by_chosen_and_reference(tmp_path: Path, monk
     met: list[tuple[str, int]] = []
 
     def evaluate(run: Any, split: str, samples: int, **_: Any) -> dict[str, Any]:
+        assert split == "test", "the members were chosen by validation"
         met.append((run.folder.path.name, samples))
         if samples == 6:
             raise VaelidError("no likelihood")
@@ -272,6 +276,55 @@ def test_the_test_split_is_met_once_by_chosen_and_reference(tmp_path: Path, monk
     assert [look["role"] for look in found.ledger.test] == ["chosen", "reference"]
     found, _ = carry_out(tmp_path, grid, how=Conclusion(True, 6, "cpu"))
     assert [look.get("problem") for look in found.ledger.test] == [None, None, "no likelihood", "no likelihood"]
+
+
+def test_a_reference_that_did_not_finish_does_not_meet_the_test_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    met: list[str] = []
+    monkeypatch.setattr(vaelid.run.Run, "evaluate", lambda run, *_, **__: met.append(run.folder.path.name) or {})
+    monkeypatch.setattr(studying, "_tested", lambda run, *_: run.evaluate("test"))
+    carry_out(tmp_path, GRID, fate={"lr=0.001,seed=0": "diverged"}, how=Conclusion(True, 5, "cpu"))
+    assert met == ["lr=0.01,seed=0"]
+    [only] = Study(tmp_path).ledger.test
+    assert only["weights"] == Study(tmp_path, "cpu").runs["lr=0.01,seed=0"].weights_digest
+
+
+def test_what_was_pruned_is_never_chosen() -> None:
+    found = choose(*ledger_of({"a": [80.0], "b": [90.0]}, status="pruned"))
+    assert (found["chosen"], found["left_out"]) == ("b", {"a": "1 of 1 pruned"})
+
+
+def test_the_choice_is_by_the_weights_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen_by: list[dict[str, float | None]] = []
+    monkeypatch.setattr(studying, "choose", lambda _, values: chosen_by.append(dict(values)) or {"chosen": None})
+    monkeypatch.setattr(studying, "Summary", Kept)
+    studying._select(StudyFolder(tmp_path), Ledger())
+    assert chosen_by == [{"a": 95.0}]
+
+
+class Kept:
+    """A study of one member that keeps its last weights, 5 nats above its best."""
+
+    def __init__(self, _: Path) -> None:
+        facts = look(curve_of([{"epoch": 1, "neg_elbo": 90.0}, {"epoch": 2, "neg_elbo": 95.0}], "finished", ""), [])
+        self.members = {"a": Seen(Member("a", "a", 0, {}, {}, "f", "probability"), curve_of([], "", ""), facts, facts.last)}
+
+
+# What is held to ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_taken_up_again(tmp_path: Path) -> None:
+    """Patience may be raised, which trains what has finished again; what diverged stays; a run that is gone starts anew."""
+    carry_out(tmp_path, GRID, fate={"lr=0.001,seed=0": "diverged"}, epochs=1, patience=2)
+    with pytest.raises(RunError, match="training.patience is 2, asked 1"):
+        carry_out(tmp_path, GRID, epochs=1, patience=1)
+    assert carry_out(tmp_path, GRID, epochs=1, patience=3)[1].trained == ["lr=0.01,seed=0"]
+    shutil.rmtree(tmp_path / "lr=0.01,seed=0")
+    assert carry_out(tmp_path, GRID, epochs=1, patience=3)[1].trained == ["lr=0.01,seed=0"]
+
+
+def test_a_setting_that_only_the_study_has_is_told() -> None:
+    with pytest.raises(RunError, match="a is 1, asked 'not set'"):
+        require_same({"a": 1, "b": 2}, {"b": 2}, Path("study"))
 
 
 # The program --------------------------------------------------------------------------------------------------------------

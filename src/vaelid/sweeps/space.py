@@ -42,7 +42,7 @@ class Span:
         return number and self.low <= value <= self.high and (not self.whole or value == int(value))
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.low:g}:{self.high:g}"
+        return f"{self.kind}:{self.low:.15g}:{self.high:.15g}"
 
 
 @dataclass(frozen=True)
