@@ -315,7 +315,7 @@ class Kept:
 def test_what_is_taken_up_again(tmp_path: Path) -> None:
     """Patience may be raised, which trains what has finished again; what diverged stays; a run that is gone starts anew."""
     carry_out(tmp_path, GRID, fate={"lr=0.001,seed=0": "diverged"}, epochs=1, patience=2)
-    with pytest.raises(RunError, match="training.patience is 2, asked 1"):
+    with pytest.raises(RunError, match=r"training.patience is 2, asked 1"):
         carry_out(tmp_path, GRID, epochs=1, patience=1)
     assert carry_out(tmp_path, GRID, epochs=1, patience=3)[1].trained == ["lr=0.01,seed=0"]
     shutil.rmtree(tmp_path / "lr=0.01,seed=0")
