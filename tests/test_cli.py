@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from PIL import Image
 import vaelid
 import vaelid.run
 from tiny_runs import TINY_OPTIONS, Program, evaluated, no_figures, pixels, trained
+from vaelid import __main__
 from vaelid.data import DATASETS
 from vaelid.recipe import from_toml, read_about, recipe_names
 
@@ -153,6 +155,32 @@ def test_a_recipe_file_from_show_trains(tmp_path: Path, run: Program) -> None:
     (tmp_path / "mine.toml").write_text(shown.out)
     said = run("train", "--recipe", tmp_path / "mine.toml", "--dry-run")
     assert said.out == run("train", "digits", "--dry-run").out
+
+
+def test_a_dry_run_refuses_what_a_training_would(run: Program) -> None:
+    for wrong in (("--engine", "fast"), ("--device", "gpu")):
+        said = run("train", "digits", "--dry-run", *wrong)
+        assert said.code == 2
+        assert wrong[1] in said.err
+        assert not said.out
+
+
+class Interrupting(ModuleType):
+    """A module that is being imported when Ctrl-C comes."""
+
+    def __getattr__(self, name: str) -> None:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_while_the_program_is_loading(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "vaelid.cli", Interrupting("vaelid.cli"))
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        __main__.main()
+    assert ended.value.code == 130
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1", "asked for before anything that imports torch"
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
+    assert capsys.readouterr().err == "vaelid: Interrupted before anything was done.\n"
 
 
 # Evaluation ---------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,22 @@
-"""``python -m vaelid`` is ``vaelid``."""
+"""``python -m vaelid`` is ``vaelid``: the very first lines of the program, which Ctrl-C may already meet."""
 
-from vaelid.cli import main
+from __future__ import annotations
 
-main()
+import sys
+
+from vaelid.memory import ask_for_large_pages
+
+
+def main() -> None:
+    """Load the command line, then hand over to it."""
+    ask_for_large_pages()
+    try:
+        from vaelid.cli import main as program  # takes a moment
+    except KeyboardInterrupt:
+        print("vaelid: Interrupted before anything was done.", file=sys.stderr)
+        sys.exit(130)
+    program()
+
+
+if __name__ == "__main__":
+    main()

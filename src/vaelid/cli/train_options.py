@@ -10,7 +10,9 @@ import typer
 from vaelid.cli.options import pairs
 from vaelid.settings import CommandText
 
-Data = Annotated[str | None, typer.Argument(metavar="DATA", help="A name (`data list`), array file or folder of images.")]
+Data = Annotated[
+    str | None, typer.Argument(metavar="DATA", help="A name (`data list`), array file or folder of images; default: digits.")
+]
 RecipeName = Annotated[str | None, typer.Option(help="Built-in recipe or TOML file; default: the one named like DATA.")]
 PartName = Annotated[str | None, typer.Option(help="Name, or FILE.py:CLASS.")]
 Latent = Annotated[int | None, typer.Option(metavar="N", help="Latent dimensions.")]
@@ -22,7 +24,9 @@ Rate = Annotated[float | None, typer.Option(metavar="X", help="Learning rate.")]
 Optimizer = Annotated[str | None, typer.Option(help="adamax, adam, adamw or sgd.")]
 Schedule = Annotated[str | None, typer.Option(help="constant, cosine, plateau or staged.")]
 Beta = Annotated[float | None, typer.Option(metavar="X", help="Weight of the KL.")]
-Patience = Annotated[int | None, typer.Option(metavar="N", help="Epochs without improvement; 0: no limit.")]
+Patience = Annotated[
+    int | None, typer.Option(metavar="N", help="Stop after more than N epochs in a row without improvement; 0: never.")
+]
 FirstSeed = Annotated[int | None, typer.Option(metavar="N", help="Seed of weights, order and noise.")]
 Binarization = Annotated[str | None, typer.Option(help="dynamic, resampled, threshold or none.")]
 InitFrom = Annotated[Path | None, typer.Option(metavar="RUN", help="Start from the weights of a trained run.")]

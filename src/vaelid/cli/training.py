@@ -43,9 +43,10 @@ def train(
     """Train a VAE. The same command again goes on where it was interrupted."""
     settings = options.settings_of(dict(locals()))
     from vaelid.training.request import request
+    from vaelid.training.start import Conditions, choose_device
     from vaelid.training.tracking import trackers_of
 
-    trackers = trackers_of(track or [])
+    conditions = Conditions(choose_device(device), overwrite, engine, init_from, trackers=trackers_of(track or []))
     asked = request(data, recipe, out, settings)
     if dry_run:
         print(asked.recipe.resolve(asked.code_from).to_toml(unset=True), end="")
@@ -54,9 +55,7 @@ def train(
     from vaelid.progress import default_reporter
     from vaelid.reporting.tables import run_summary, show, words_of_count
     from vaelid.run import carry_out
-    from vaelid.training.start import Conditions, choose_device
 
-    conditions = Conditions(choose_device(device), overwrite, engine, init_from, trackers=trackers)
     pixels = f"{words_of_count(len(asked.data.train), asked.data.train.available, 'training')}, pixels {asked.data.support}"
     with default_reporter() as reporter:
         reporter.say(f"{asked.data.name}: {pixels}; likelihood {asked.recipe.likelihood.name}; run folder {asked.folder.path}")
