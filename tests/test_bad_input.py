@@ -132,6 +132,7 @@ DATA: list[tuple[str, Callable[[], object], str, str]] = [
     ("too large", lambda: save("x.npy", np.full((9, 4), 300)), "x.npy", "whole numbers 0 to 255; the value at index (0, 0)"),
     ("two arrays", two_arrays, "x.npz", "is unclear. Set data.array to one of: first, second."),
     ("other ending", lambda: Path("x.doc").write_text("x"), "./x.doc", "is neither a folder of images nor an array file"),
+    ("no folder", lambda: None, "photos/", "There is no file or folder"),
     ("no images", lambda: Path("photos").mkdir(), "photos", "There are no images in"),
     ("mixed sizes", lambda: images_of_sizes(6, 6, 7, 6), "photos", "0.png is 6 x 6 pixels, 2.png is 7 x 7 pixels. Set data.size"),
     ("bad picture", damaged_picture, "photos", "1 of 5 image files in"),

@@ -284,6 +284,18 @@ def test_unreadable_files_are_refused_and_never_unpickled(tmp_path: Path, name: 
     assert not Trap.sprung
 
 
+@pytest.mark.parametrize("name", ["short.pt", "short.npz"])
+def test_no_reader_advises_to_run_what_a_file_holds(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"abc")
+    with pytest.raises(DataError) as refused:
+        read_array(tmp_path / name, settings())
+    said = str(refused.value)
+    assert f"{name} cannot be read: it is damaged, or holds Python objects." in said
+    assert "weights_only" not in said
+    assert "pickle" not in said
+    assert refused.value.__cause__ is not None, "--debug shows what the reader said"
+
+
 def test_truncated_arrays_are_refused(tmp_path: Path) -> None:
     for suffix, save in SAVERS.items():
         path = tmp_path / f"own{suffix}"

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ def load_data(settings: DataSettings) -> Data:
     if settings.name in DATASETS:
         return DATASETS[settings.name].load(settings)
     path = Path(settings.name).expanduser()
-    looks_like_path = len(path.parts) > 1 or path.suffix.lower() in ARRAY_READERS
+    looks_like_path = len(path.parts) > 1 or settings.name.endswith(("/", os.sep)) or path.suffix.lower() in ARRAY_READERS
     if not looks_like_path and not path.exists():
         raise unknown("data set or file", settings.name, DATASETS)
     return split_data(read_source(path, settings), settings)

@@ -29,7 +29,7 @@ from vaelid.supports import BINARY, REAL, UNIT, Support, levels
 MMAP_THRESHOLD = 2**30  # bytes; larger arrays are memory-mapped and converted batch by batch
 _UNREADABLE = (  # what the readers raise for damaged or foreign files
     *(OSError, EOFError, ValueError, TypeError, RuntimeError),
-    *(pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError),
+    *(pickle.UnpicklingError, LookupError, zipfile.BadZipFile, SafetensorError),
 )
 LABEL_NAMES = ("labels", "y")
 IMAGE_NAMES = ("images", "x")
@@ -70,9 +70,17 @@ def _load(path: Path, settings: DataSettings) -> dict[str, np.ndarray]:
         return ARRAY_READERS[path.suffix.lower()](path, choose)
     except _UNREADABLE as error:
         raise DataError(
-            f"{path} cannot be read: {error}",
+            f"{path} cannot be read: {_in_short(error)}",
             "It must be an undamaged file of plain numbers (no Python objects: they could run code when loaded).",
         ) from error
+
+
+def _in_short(error: Exception) -> str:
+    """What the reader says; not where it goes on to advise loading Python objects, whatever the file holds."""
+    advice = isinstance(error, ValueError) and "pickle" in str(error)
+    if advice or isinstance(error, pickle.UnpicklingError | LookupError):
+        return "it is damaged, or holds Python objects."
+    return str(error)
 
 
 def _choose_array(path: Path, names: Sequence[str], wanted: str) -> str:

@@ -81,7 +81,7 @@ def effects(members: Mapping[str, Member], kept: Mapping[str, float | None]) -> 
 def _effect(key: str, members: Mapping[str, Member], kept: Mapping[str, float | None]) -> Effect:
     values = {_text(member.settings.get(key)): member.settings.get(key) for member in members.values()}
     if all(map(_is_number, values.values())):
-        values = dict(sorted(values.items(), key=lambda item: item[1]))
+        values = dict(sorted(values.items(), key=lambda item: item[1] or 0.0))
     together = {text: {name for name, member in members.items() if _text(member.settings.get(key)) == text} for text in values}
     blocks: dict[str, dict[str, float]] = {text: {} for text in values}
     for name, member in members.items():
