@@ -12,8 +12,7 @@ import os
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -22,7 +21,6 @@ from typing import Literal
 import torch
 
 from vaelid.environment import describe_machine
-from vaelid.memory import ask_for_large_pages
 
 #: Does so many training steps. A contestant that has other things to do in a turn restarts and stops the watch itself.
 Steps = Callable[[int], None]
@@ -71,8 +69,7 @@ def take_turns(contestants: Mapping[str, Build], options: argparse.Namespace) ->
     for name, build in contestants.items():
         pipes[name], theirs = context.Pipe()
         processes.append(context.Process(target=serve, args=(build, options, theirs), daemon=True))
-        with large_pages(name):
-            processes[-1].start()
+        processes[-1].start()
         theirs.close()  # so that a contestant that dies is an error here, and not a wait
         pipes[name].recv()  # it is ready
         timings[name] = Turns()
@@ -86,19 +83,6 @@ def take_turns(contestants: Mapping[str, Build], options: argparse.Namespace) ->
         pipe.send(0)
         process.join()
     return timings
-
-
-@contextmanager
-def large_pages(name: str) -> Iterator[None]:
-    """What the program vaelid asks for at its start, for its own contestants and for the limits beside which they stand."""
-    before = dict(os.environ)
-    if name.startswith(("vaelid", "machine's limit", "matrix products")):
-        ask_for_large_pages()
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def serve(build: Build, options: argparse.Namespace, pipe: Connection) -> None:

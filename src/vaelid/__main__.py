@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from vaelid.memory import ask_for_large_pages
-
 
 def main() -> None:
     """Load the command line, then hand over to it."""
-    ask_for_large_pages()
     try:
         from vaelid.cli import main as program  # takes a moment
     except KeyboardInterrupt:

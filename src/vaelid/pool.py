@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import IO
 
 from vaelid.errors import Diverged, Interrupted
-from vaelid.memory import LARGE_PAGES
 from vaelid.worker import Order
 
 _PAUSE = 0.2  # seconds between two looks at the processes
@@ -74,7 +73,7 @@ def start(name: str, order: Order) -> Process:
     errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process's end, which reads it
     paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     threads = {variable: str(order.threads) for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    environment = {**LARGE_PAGES, **os.environ, **threads, "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(paths)}
     popen = subprocess.Popen(
         [sys.executable, "-m", "vaelid.worker"],
         stdin=subprocess.PIPE,
