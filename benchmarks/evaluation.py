@@ -37,7 +37,6 @@ from vaelid.data.splits import whole
 from vaelid.environment import describe_machine
 from vaelid.evaluation.evaluate import Plan, decoder_rows, importance_values
 from vaelid.evaluation.precision import Precision
-from vaelid.memory import LARGE_PAGES
 from vaelid.supports import BINARY
 
 HERE = Path(__file__).parent
@@ -197,10 +196,7 @@ def start(options: argparse.Namespace, weights: Path) -> dict[str, Contestant]:
         commands |= {name: (options.pythae, program, weights, str(batch), threads) for name, batch in BATCHES.items()}
     surroundings = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": surroundings}
-    ours = {**pipes, "env": {**LARGE_PAGES, **surroundings}}  # as the program does
-    return {
-        name: Contestant(subprocess.Popen(command, **(ours if name in TURNS else pipes))) for name, command in commands.items()
-    }
+    return {name: Contestant(subprocess.Popen(command, **pipes)) for name, command in commands.items()}
 
 
 def serve(name: str, options: argparse.Namespace) -> None:

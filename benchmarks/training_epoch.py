@@ -44,7 +44,6 @@ NETWORKS = ((784, 512, 512, 40), (20, 512, 512, 784))  # encoder and decoder: wi
 NOTEBOOK, IN_MEMORY = "notebook loop", "its model on tensors in memory"
 VAELID, VAELID_PLAIN, VAELID_BFLOAT16 = "vaelid", "vaelid without numba", "vaelid, bfloat16 products"
 VAELID_EAGER, VAELID_COMPILED = "vaelid, --engine eager", "vaelid, --engine compile"
-SMALL_PAGES, COMPILED_SMALL_PAGES = "small pages: vaelid", "small pages: vaelid, --engine compile"  # see contest.large_pages
 LIMIT, PRODUCTS = "machine's limit", "matrix products alone"
 
 
@@ -206,8 +205,6 @@ CONTESTANTS: dict[str, Build] = {
     VAELID_COMPILED: partial(vaelid_steps, engine="compile"),
     VAELID_PLAIN: partial(vaelid_steps, loops=False),
     VAELID_BFLOAT16: partial(vaelid_steps, precision="bfloat16"),
-    SMALL_PAGES: vaelid_steps,
-    COMPILED_SMALL_PAGES: partial(vaelid_steps, engine="compile"),
     LIMIT: limit_steps,
     PRODUCTS: product_steps,
 }
@@ -216,8 +213,6 @@ RATIOS = (
     (NOTEBOOK, VAELID),
     (NOTEBOOK, VAELID_COMPILED),
     (VAELID_EAGER, VAELID),
-    (SMALL_PAGES, VAELID),
-    (COMPILED_SMALL_PAGES, VAELID_COMPILED),
     (NOTEBOOK, VAELID_PLAIN),
     (NOTEBOOK, VAELID_BFLOAT16),
     (IN_MEMORY, VAELID),

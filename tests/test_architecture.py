@@ -27,7 +27,7 @@ LAYERS = (
     ("settings",),
     ("loops",),
     ("kernels",),
-    ("lazy", "memory"),
+    ("lazy",),
     ("supports",),
     ("randomness",),
     ("progress",),
