@@ -82,3 +82,19 @@ def test_only_the_best_trials_are_drawn(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(drawn_curves(summary)) == 6 <= MOST_TRIALS
     monkeypatch.setattr("vaelid.reporting.studies.MOST_TRIALS", 2)
     assert list(drawn_curves(summary)) == ["lr=0.01,seed=0", "lr=0.01,seed=1"]
+
+
+def test_the_test_figure_on_top_is_that_of_the_last_look_alone(tmp_path: Path) -> None:
+    """Two looks with other K are two bounds of the same weights: they are listed, and never averaged."""
+    folder = small_study(tmp_path)
+    ledger = folder.read()
+    [first] = ledger.test
+    seeds = [member.name for member in ledger.combinations[first["combination"]]]
+    for samples, values in ((20, (79.0, 81.0)), (50, (77.0, 78.0))):
+        nlls = [{**first["nll"], "value": value} for value in values]
+        ledger.test += [{**first, "member": name, "samples": samples, "nll": nll} for name, nll in zip(seeds, nlls, strict=True)]
+    folder.write(ledger)
+    study = read_study(folder.path)
+    assert study_headline(study)[-1] == ("nll, test", "77.50", "mean over 2 seeds, K = 50")
+    study.ledger.test.append({**first, "member": seeds[0], "samples": 90, "nll": {**first["nll"], "value": 70.0}})
+    assert study_headline(study)[-1] == ("nll, test", "70.00", first["nll"]["name"]), "one member was seen with the last K"

@@ -206,12 +206,18 @@ def study_headline(study: StudyFacts) -> list[tuple[str, str, str]]:
         half = f" ± {interval.half:.2f}" if interval.half is not None else ""
         about = f"mean of {interval.seeds} seeds, 95 % t-interval" if half else "one seed: no interval"
         tiles.append(("validation −ELBO", f"{interval.mean:.2f}{half}", about))
+    return [*tiles, *_test_tile(study)]
+
+
+def _test_tile(study: StudyFacts) -> list[tuple[str, str, str]]:
+    """The mean nll of the chosen members, each as it was seen last: of several looks with other K, those with the last one's."""
     looked = [look for look in study.ledger.test if look["combination"] == study.chosen and "nll" in look]
-    if looked:
-        values = [look["nll"]["value"] for look in looked]
-        about = f"mean over {len(values)} seeds, K = {looked[-1]['samples']:,}" if len(values) > 1 else looked[0]["nll"]["name"]
-        tiles.append(("nll, test", f"{sum(values) / len(values):.2f}", about))
-    return tiles
+    latest = {look["member"]: look for look in looked if look["samples"] == looked[-1]["samples"]}.values()
+    values = [look["nll"]["value"] for look in latest]
+    if not values:
+        return []
+    about = f"mean over {len(values)} seeds, K = {looked[-1]['samples']:,}" if len(values) > 1 else looked[-1]["nll"]["name"]
+    return [("nll, test", f"{sum(values) / len(values):.2f}", about)]
 
 
 def _ended(search: Mapping[str, Any]) -> list[str]:
