@@ -18,6 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from test_engines import needs_compiler
 from test_together import COMMON, train_together
 from training_helpers import RICH, Notes, assert_same_run, data_of, metrics_of, tiny_of, train
+from vaelid import kernels
 from vaelid.errors import PartError
 from vaelid.folder import RunFolder
 from vaelid.optimizers import OPTIMIZERS, LeanAdamax, fuse, take_numbers_from_the_device
@@ -45,6 +46,13 @@ def pretended(function: Replay, inputs: Sequence[Tensor], changed: Sequence[Tens
         return recorded(*places)
 
     return replay
+
+
+@pytest.fixture(autouse=True)
+def no_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, whose tensors no compiled loop takes, whatever an earlier test has loaded: a recording does not see loops."""
+    monkeypatch.setattr(kernels, "_loaded", [])
+    monkeypatch.setattr(kernels, "start", lambda: None)
 
 
 @pytest.fixture

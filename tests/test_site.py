@@ -82,7 +82,7 @@ def test_the_reference_names_every_verb_recipe_and_public_name() -> None:
     page = reference.commands()
     for verb in ("train", "evaluate", "data list", "recipes show"):
         assert f"\n## {verb}\n" in page
-    assert "| `--patience` | Epochs without improvement" in page
+    assert "| `--patience` | Stop after more than N epochs in a row without improvement" in page
     assert all(f"\n## {name}\n" in reference.recipes() for name in recipe_names())
     assert all(f".{name}\n" in reference.python() for name in vaelid.__all__ if name != "__version__")
 
