@@ -124,6 +124,19 @@ def test_commands_are_those_of_the_program(page: str) -> None:
                 parse(words[1:])
 
 
+@pytest.mark.parametrize("wrong", ["trian digits", "train digits --no-such-option", "score", "train digits --epochs many"])
+def test_a_command_that_the_program_does_not_have_is_seen(wrong: str) -> None:
+    with pytest.raises(Exception, match=r"no verb|No such option|[Mm]issing|valid integer"):
+        parse(wrong.split())
+
+
+def test_a_snippet_that_says_something_else_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
+    (tmp_path / "page.md").write_text("```pycon\n>>> 1 + 1\n3\n```\n")
+    with pytest.raises(AssertionError, match=r"Expected:\s+3\s+Got:\s+2"):
+        run("page.md")
+
+
 def parse(words: list[str]) -> None:
     """Refuse a verb or an option that the program does not have."""
     command: Any = typer.main.get_command(app)
