@@ -124,7 +124,7 @@ def test_commands_are_those_of_the_program(page: str) -> None:
                 parse(words[1:])
 
 
-@pytest.mark.parametrize("wrong", ["trian digits", "train digits --no-such-option", "score", "train digits --epochs many"])
+@pytest.mark.parametrize("wrong", ["practice digits", "train digits --no-such-option", "score", "train digits --epochs many"])
 def test_a_command_that_the_program_does_not_have_is_seen(wrong: str) -> None:
     with pytest.raises(Exception, match=r"no verb|No such option|[Mm]issing|valid integer"):
         parse(wrong.split())
