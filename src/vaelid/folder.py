@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from vaelid.errors import MachineError, RunError
@@ -123,8 +125,20 @@ class RunFolder:
         """The resolved recipe of the run.
 
         Raises:
-            RunError: if the file is damaged; or SettingError, where it is text but no recipe.
+            RunError: if the file is damaged, or says something else than the recipe that the weights were trained by; or
+                SettingError, where it is text but no recipe.
         """
+        found = self.recipe_as_it_is()
+        trained_by, now = self._about_weights().get("recipe", {}), found.flat()
+        both = sorted(trained_by.keys() & now.keys())  # settings of later versions were not known then
+        changed = [f"{key} was {trained_by[key]!r} and is {now[key]!r}" for key in both if trained_by[key] != _plain(now[key])]
+        if changed:
+            problem = f"{self.recipe_file} is not what {self.weights_file.name} was trained by: {'; '.join(changed)}."
+            raise RunError(problem, "Restore recipe.toml; or, were the weights changed, run the `vaelid train` command again.")
+        return found
+
+    def recipe_as_it_is(self) -> Recipe:
+        """The recipe in the folder, whatever the weights were trained by; raises as :meth:`recipe` does."""
         try:
             text = self.recipe_file.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
@@ -132,9 +146,14 @@ class RunFolder:
         return from_toml(text, where=str(self.recipe_file))
 
     def write_weights(self, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-        """Save the weights that the run keeps, with a few facts about them."""
+        """Save the weights that the run keeps, with their SHA-256 and a few facts about them.
+
+        Args:
+            about: under ``recipe`` the settings, flat, that may not change in recipe.toml while these weights are here
+        """
         # One metadata key: safetensors writes several in random order, and equal weights shall be equal bytes.
-        write_atomic(self.weights_file, safetensors.torch.save(dict(weights), metadata={"about": json.dumps(about)}))
+        known = json.dumps({**about, "sha256": _digest(weights)})
+        write_atomic(self.weights_file, safetensors.torch.save(dict(weights), metadata={"about": known}))
 
     def weights(self) -> dict[str, Tensor]:
         """The weights that the run keeps.
@@ -144,22 +163,47 @@ class RunFolder:
         """
         if not self.weights_file.is_file():
             raise RunError(f"{self.path} has no trained weights yet.", "Run the same `vaelid train` command again to go on.")
+        remedy = "Run the same `vaelid train` command again: it writes them anew from the checkpoint."
         try:
-            return safetensors.torch.load(self.weights_file.read_bytes())
+            found = safetensors.torch.load(self.weights_file.read_bytes())
         except safetensors.SafetensorError as error:
-            remedy = "Run the same `vaelid train` command again: it writes them anew from the checkpoint."
             raise RunError(f"{self.weights_file} is damaged: {error}.", remedy) from error
+        if self._about_weights().get("sha256", _digest(found)) != _digest(found):  # earlier versions wrote none
+            raise RunError(f"{self.weights_file} is damaged: its SHA-256 is not the one it was saved with.", remedy)
+        return found
+
+    def _about_weights(self) -> dict[str, Any]:
+        """What was saved with the weights; nothing where there are none, or :meth:`weights` will say that they are damaged."""
+        with suppress(OSError, ValueError, safetensors.SafetensorError), safetensors.safe_open(self.weights_file, "pt") as file:
+            return dict(json.loads((file.metadata() or {}).get("about", "{}")))
+        return {}
+
+    def checkpoint_files(self) -> list[Path]:
+        """All checkpoints, newest first; their names are ``step-<step>-epoch-<epoch>-<digest>.safetensors``."""
+        return sorted(self.checkpoints.glob("step-*-epoch-*.safetensors"), reverse=True)
 
     def metrics(self) -> list[dict[str, Any]]:
         """One dictionary per finished epoch; a torn last line (after a kill) is left out.
 
         Raises:
-            RunError: if any other line is damaged.
+            RunError: if any other line is damaged, or lines are lost: an epoch is in a checkpoint only if its line is on disk.
         """
+        due = max((int(file.name.split("-")[3]) for file in self.checkpoint_files()), default=0)  # first: training may go on
+        found = self._lines_of_metrics()
+        remedy = "Restore it from a copy, or start afresh with --overwrite (this deletes the weights that are there)."
+        for number, line in enumerate(found, 1):
+            if line["epoch"] != number:
+                raise RunError(f"{self.metrics_file} is damaged: line {number} tells of epoch {line['epoch']}.", remedy)
+        if len(found) < due:
+            told = f"it tells of {len(found)} of the {due} epochs that the newest checkpoint has seen"
+            raise RunError(f"{self.metrics_file} is damaged: {told}.", remedy)
+        return found
+
+    def _lines_of_metrics(self) -> list[dict[str, Any]]:
         if not self.metrics_file.is_file():
             return []
         lines = self.metrics_file.read_bytes().split(b"\n")[:-1]  # a whole line ends with a newline
-        remedy = "Restore it, or remove the damaged lines."
+        remedy = "Restore it from a copy."
         try:
             found = [json.loads(line) for line in lines]
         except ValueError as error:
@@ -295,6 +339,19 @@ class RunFolder:
                 if not self.exists:  # while the lock is held: nobody else can have made a run of it
                     _unmake(made)
                 raise
+
+
+def _digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value  # as JSON has it
 
 
 def _lost_results(content: Mapping[str, Any]) -> list[str]:

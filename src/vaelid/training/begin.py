@@ -46,8 +46,9 @@ def require_room(folder: RunFolder) -> None:
 def clear(folder: RunFolder) -> None:
     """Remove what runs make, and nothing else; the caller has asked :func:`require_room`."""
     # What names the run goes last: killed on the way, this is still the old run, and not a place for a new one to mix with.
-    last = (folder.recipe_file, folder.environment_file)
-    for entry in [*(e for e in folder.own if e not in last), *last]:
+    # Checkpoints go first: without the rest they would go on with a run that has lost its history.
+    first, last = (folder.checkpoints,), (folder.recipe_file, folder.environment_file)
+    for entry in [*first, *(e for e in folder.own if e not in first + last), *last]:
         if entry.is_dir():
             shutil.rmtree(entry)
         else:
@@ -109,7 +110,7 @@ def require_same(folder: RunFolder, recipe: Recipe, data: Data, engine: str, ini
     Raises:
         RunError: with every setting that differs, and its two values.
     """
-    about, before = folder.read_json(folder.environment_file), folder.recipe()
+    about, before = folder.read_json(folder.environment_file), folder.recipe_as_it_is()
     stood, asked = dict(before.identity()), dict(recipe.identity())
     stood["data (fingerprint)"], asked["data (fingerprint)"] = about["data"]["fingerprint"], data.fingerprint
     if engine not in (AUTO, about.get("engine_asked")):  # what was asked for then may have given way to another

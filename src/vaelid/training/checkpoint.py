@@ -46,7 +46,7 @@ def save_checkpoint(folder: RunFolder, checkpoint: Checkpoint, step: int, epoch:
     # The epoch stands in the name because two checkpoints can share a step: before and after an epoch's validation.
     written = folder.checkpoints / f"step-{step:012d}-epoch-{epoch:08d}-{_digest(content)}.safetensors"
     write_atomic(written, content)
-    for old in [file for file in _newest_first(folder) if file != written][_KEPT - 1 :]:
+    for old in [file for file in folder.checkpoint_files() if file != written][_KEPT - 1 :]:
         old.unlink(missing_ok=True)
 
 
@@ -56,7 +56,7 @@ def load_checkpoint(folder: RunFolder, say: Callable[[str], None]) -> Checkpoint
     Raises:
         RunError: if there is none.
     """
-    files, damaged = _newest_first(folder), []
+    files, damaged = folder.checkpoint_files(), []
     for file in files:
         try:
             found = _read(file)
@@ -85,7 +85,3 @@ def _read(file: Path) -> Checkpoint:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _newest_first(folder: RunFolder) -> list[Path]:
-    return sorted(folder.checkpoints.glob("step-*.safetensors"), reverse=True)

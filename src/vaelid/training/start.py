@@ -152,6 +152,8 @@ def prepare(folder: RunFolder, recipe: Recipe, data: Data, device: torch.device,
         weights=weights,
         optimizer=build_optimizer(recipe, [weights.flat], code),
         schedule=build_schedule(recipe, code),
+        # Data may move, and their fingerprint tells whether they are the same.
+        identity={key: value for key, value in recipe.identity().items() if key != "data.name"},
         snapshots=Snapshots(folder, recipe.training.seed, Shades.of(data.train)),
     )
 

@@ -60,6 +60,7 @@ class Training:
     optimizer: Optimizer
     schedule: Schedule
     snapshots: Snapshots
+    identity: Mapping[str, Any]  # the settings that make these weights what they are, flat
     engine: Eager  # gives loss and gradients of a batch
     recorded: Recorded | None = None  # on a GPU: what else there is to a step
     state: State = field(default_factory=State)
@@ -148,7 +149,8 @@ class Training:
         """Write model.safetensors if there is something new."""
         if not self.kept_saved:
             neg_elbo = self.state.last if self.settings.keep == "last" else self.state.best
-            self.folder.write_weights(self.kept_weights, {"epoch": self.kept_epoch, "neg_elbo": neg_elbo})
+            about = {"epoch": self.kept_epoch, "neg_elbo": neg_elbo, "recipe": dict(self.identity)}
+            self.folder.write_weights(self.kept_weights, about)
             self.kept_saved = True
 
     def checkpoint(self) -> None:
