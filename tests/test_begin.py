@@ -69,6 +69,25 @@ def test_overwrite_starts_afresh_and_touches_only_what_runs_make(tmp_path: Path)
     assert not (tmp_path / "old" / "results.json").exists()
 
 
+def test_a_start_afresh_that_is_killed_never_leaves_a_run_without_its_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path, tiny(training__epochs=1))
+    folder, unlink = RunFolder(tmp_path), Path.unlink
+
+    def killed(path: Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok)
+        if path == folder.metrics_file:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", killed)
+        train(tmp_path, tiny(), overwrite=True)
+    assert folder.metrics() == []
+    with pytest.raises(RunError, match=r"There is no checkpoint in .*\n.*--overwrite"):
+        train(tmp_path, tiny())
+
+
 @pytest.mark.parametrize("overwrite", [True, False])
 @pytest.mark.parametrize("name", ["thesis.tex", "recipe.toml", "code/main.py", "checkpoint/step-1.safetensors"])
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path, name: str, overwrite: bool) -> None:
