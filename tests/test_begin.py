@@ -80,9 +80,10 @@ def test_a_start_afresh_that_is_killed_never_leaves_a_run_without_its_history(
         if path == folder.metrics_file:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", killed)
-        train(tmp_path, tiny(), overwrite=True)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, tiny(), overwrite=True)
     assert folder.metrics() == []
     with pytest.raises(RunError, match=r"There is no checkpoint in .*\n.*--overwrite"):
         train(tmp_path, tiny())

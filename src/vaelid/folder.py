@@ -156,7 +156,11 @@ class RunFolder:
         write_atomic(self.weights_file, safetensors.torch.save(dict(weights), metadata={"about": known}))
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights that the run keeps.
+        """The weights that the run keeps; raises as :meth:`weights_and_digest` does."""
+        return self.weights_and_digest()[0]
+
+    def weights_and_digest(self) -> tuple[dict[str, Tensor], str]:
+        """The weights that the run keeps, and the SHA-256 of the file that they were read from: training may replace it any time.
 
         Raises:
             RunError: if there are none yet, or the file is damaged.
@@ -164,13 +168,16 @@ class RunFolder:
         if not self.weights_file.is_file():
             raise RunError(f"{self.path} has no trained weights yet.", "Run the same `vaelid train` command again to go on.")
         remedy = "Run the same `vaelid train` command again: it writes them anew from the checkpoint."
+        content = self.weights_file.read_bytes()
         try:
-            found = safetensors.torch.load(self.weights_file.read_bytes())
-        except safetensors.SafetensorError as error:
+            found = safetensors.torch.load(content)
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            about = json.loads(header.get("__metadata__", {}).get("about", "{}"))
+        except (ValueError, safetensors.SafetensorError) as error:
             raise RunError(f"{self.weights_file} is damaged: {error}.", remedy) from error
-        if self._about_weights().get("sha256", _digest(found)) != _digest(found):  # earlier versions wrote none
+        if about.get("sha256", _digest(found)) != _digest(found):  # earlier versions wrote none
             raise RunError(f"{self.weights_file} is damaged: its SHA-256 is not the one it was saved with.", remedy)
-        return found
+        return found, hashlib.sha256(content).hexdigest()
 
     def _about_weights(self) -> dict[str, Any]:
         """What was saved with the weights; nothing where there are none, or :meth:`weights` will say that they are damaged."""

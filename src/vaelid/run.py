@@ -95,7 +95,8 @@ class Run:
             PartError: if the run uses code that may not run here.
             RunError: if there are no weights yet, or those of another model.
         """
-        return trained_model(self.folder, self.allow_code).to(self.device)
+        model, self.weights_digest = trained_model(self.folder, self.allow_code)  # a training under way may replace the file
+        return model.to(self.device)
 
     @property
     def shades(self) -> Shades:
@@ -204,7 +205,7 @@ class Run:
 
     @cached_property
     def weights_digest(self) -> str:
-        """SHA-256 of the weights' file."""
+        """SHA-256 of the weights' file: as the model was read from it, if it was."""
         return hashlib.sha256(self.folder.weights_file.read_bytes()).hexdigest()
 
     def score(

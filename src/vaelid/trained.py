@@ -10,8 +10,10 @@ from vaelid.usercode import require_trust, trust
 from vaelid.vae import VAE
 
 
-def trained_model(folder: RunFolder, allow_code: bool = False) -> VAE:
-    """The kept model on the CPU, ready to be evaluated; the caller's random numbers stay as they were.
+def trained_model(folder: RunFolder, allow_code: bool = False) -> tuple[VAE, str]:
+    """The kept model on the CPU, ready to be evaluated, and the SHA-256 of its weights' file as it was read.
+
+    The caller's random numbers stay as they were.
 
     Args:
         allow_code: run the user code that the folder brings along, wherever it came from
@@ -25,7 +27,7 @@ def trained_model(folder: RunFolder, allow_code: bool = False) -> VAE:
         if allow_code:
             trust(digest)
         require_trust(folder.code / name, digest)
-    weights = folder.weights()
+    weights, digest = folder.weights_and_digest()
     about = folder.read_json(folder.environment_file)
     with own_randomness(0):
         model = build_model(recipe, *read_inputs(about["data"]), folder.code)
@@ -36,4 +38,4 @@ def trained_model(folder: RunFolder, allow_code: bool = False) -> VAE:
         raise RunError(
             f"{folder.weights_file} does not belong to recipe.toml: {reason}", "Restore the files of the run."
         ) from error
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False), digest

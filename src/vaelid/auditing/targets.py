@@ -53,7 +53,7 @@ def named(target: str, settings: Mapping[str, Any], allow_code: bool = False) ->
                 f"{target} is a run, whose settings stand in its recipe; {', '.join(settings)} cannot be set.",
                 "Leave --set out, or name a part.",
             )
-        return Named(target, trained_model(RunFolder(target), allow_code), _test_images(RunFolder(target)))
+        return Named(target, trained_model(RunFolder(target), allow_code)[0], _test_images(RunFolder(target)))
     kind, _, name = target.rpartition(":")
     places = [
         (k, KINDS[k].table[name]) for k in ("prior", "posterior", "likelihood") if name in KINDS[k].table and kind in ("", k)
