@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import safetensors.torch
 
 from tiny_runs import no_figures, trained
 from training_helpers import tiny, train
+from vaelid import audit
 from vaelid.errors import RunError
 from vaelid.folder import RunFolder
 from vaelid.recipe import from_dict
+from vaelid.reporting.audits import audit_document
 from vaelid.run import Run
 
 pytestmark = pytest.mark.usefixtures(no_figures.__name__)
@@ -97,3 +100,11 @@ def test_numbers_name_the_weights_that_they_are_of_though_training_replaces_the_
     assert fresh.evaluate(samples=3, limit=5)["environment"]["weights"] == first
     assert run.model is not None
     assert run.weights_digest != first, "this model was read after its digest had been asked for"
+
+
+def test_an_audit_names_the_weights_that_it_looked_at_though_training_replaces_the_file(tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    read, first = audit(str(run.folder.path), quick=True), run.weights_digest
+    run.folder.write_weights({name: tensor + 0.01 for name, tensor in run.folder.weights().items()}, {})
+    assert json.loads(audit_document(read))["environment"]["weights"] == read.weights == first
+    assert audit("prior:standard-normal", quick=True).weights is None

@@ -175,7 +175,7 @@ class RunFolder:
             about = json.loads(header.get("__metadata__", {}).get("about", "{}"))
         except (ValueError, safetensors.SafetensorError) as error:
             raise RunError(f"{self.weights_file} is damaged: {error}.", remedy) from error
-        if about.get("sha256", _digest(found)) != _digest(found):  # earlier versions wrote none
+        if "sha256" in about and about["sha256"] != _digest(found):  # earlier versions wrote none
             raise RunError(f"{self.weights_file} is damaged: its SHA-256 is not the one it was saved with.", remedy)
         return found, hashlib.sha256(content).hexdigest()
 

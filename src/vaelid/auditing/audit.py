@@ -122,7 +122,7 @@ def audit(
         if quick and samples is None:
             plan = replace(plan, samples=int(SAMPLES * (_QUICK_MODEL if isinstance(found.part, VAE) else _QUICK)))
         findings = _findings(found.part, images, shaken, plan)
-    return AuditReport(found.name, judged(findings), seed, quick, time.perf_counter() - start)
+    return AuditReport(found.name, judged(findings), seed, quick, time.perf_counter() - start, weights=found.weights)
 
 
 def audit_part(target: Target, plan: Plan) -> list[Finding]:

@@ -68,7 +68,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """All findings of an audit."""
+    """All findings of an audit; ``weights`` is the SHA-256 of the file that a run's model was read from."""
 
     target: str
     findings: tuple[Finding, ...]
@@ -76,6 +76,7 @@ class AuditReport:
     quick: bool
     seconds: float = 0.0
     level: float = LEVEL
+    weights: str | None = None
 
     @property
     def failures(self) -> tuple[Finding, ...]:

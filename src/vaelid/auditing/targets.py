@@ -30,11 +30,12 @@ _HIDDEN = (16,)
 
 @dataclass(frozen=True)
 class Named:
-    """What was named: the part or model, and images if they came with it."""
+    """What was named: the part or model, images if they came with it, and the SHA-256 of the file that a run's model is from."""
 
     name: str
     part: Any
     images: Tensor | None = None
+    weights: str | None = None
 
 
 def named(target: str, settings: Mapping[str, Any], allow_code: bool = False) -> Named:
@@ -53,7 +54,8 @@ def named(target: str, settings: Mapping[str, Any], allow_code: bool = False) ->
                 f"{target} is a run, whose settings stand in its recipe; {', '.join(settings)} cannot be set.",
                 "Leave --set out, or name a part.",
             )
-        return Named(target, trained_model(RunFolder(target), allow_code)[0], _test_images(RunFolder(target)))
+        model, digest = trained_model(RunFolder(target), allow_code)
+        return Named(target, model, _test_images(RunFolder(target)), digest)
     kind, _, name = target.rpartition(":")
     places = [
         (k, KINDS[k].table[name]) for k in ("prior", "posterior", "likelihood") if name in KINDS[k].table and kind in ("", k)

@@ -17,7 +17,6 @@ from vaelid.environment import describe_machine
 from vaelid.errors import UserError
 from vaelid.folder import RunFolder
 from vaelid.reporting.tables import simple_table
-from vaelid.usercode import sha256
 
 _MEANS = {
     "pass": "No test refutes that sampler, density, gradients and formulas belong to one distribution",
@@ -40,8 +39,7 @@ def place_of_audit(target: str, out: Path | None) -> Path | None:
 
 def audit_document(report: AuditReport) -> str:
     """The text of audit.json: all findings, versions and machine, and for a run the weights that were looked at."""
-    folder = RunFolder(report.target)
-    weights = {"weights": sha256(folder.weights_file)} if folder.exists else {}
+    weights = {"weights": report.weights} if report.weights else {}
     environment = {**describe_machine(torch.device("cpu")), **weights}
     return json.dumps({**report.to_dict(), "environment": environment}, indent=2, ensure_ascii=False) + "\n"
 
