@@ -1,93 +1,98 @@
-"""Where a training step of the recipe ``assignment`` spends its time, piece by piece, on one thread.
+"""Where a training step of the recipe ``assignment`` spends its time, piece by piece.
 
-    python benchmarks/step_profile.py --batch-size 512
+    python benchmarks/step_profile.py --batch-size 512 --engine compile
 
-The pieces are those of ``training/loop.py``, run in its order, so that each finds the caches as the one before left them.
+``train_epoch`` runs with its parts under a watch (``pieces.py``), so that each finds the caches as the one before left them.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
-import time
-from collections import defaultdict
 from pathlib import Path
 
 import torch
 import training_epoch
+from contest import where
+from pieces import Pieces
 
 from vaelid.build import settle
-from vaelid.data import load_data
-from vaelid.environment import describe_machine
+from vaelid.data.splits import Split
 from vaelid.folder import RunFolder
-from vaelid.randomness import permutation
+from vaelid.progress import Silent
+from vaelid.training.engines import ENGINES, Graph
+from vaelid.training.flat import FlatParameters
+from vaelid.training.loop import Epoch, Pace, train_epoch
 from vaelid.training.start import prepare
 from vaelid.training.state import Training
-
-WARM_UP, IMAGES = 100, 9600
-
-
-class Watch:
-    """Milliseconds per piece; ``lap`` books what passed since the last one."""
-
-    def __init__(self) -> None:
-        self.total: defaultdict[str, float] = defaultdict(float)
-        self.last = time.perf_counter()
-
-    def lap(self, piece: str) -> None:
-        """Book the time since the last lap under ``piece``."""
-        now = time.perf_counter()
-        self.total[piece] += 1e3 * (now - self.last)
-        self.last = now
+from vaelid.vae import VAE
 
 
 def main() -> None:
+    options = parse()
+    torch.set_num_threads(options.threads)
+    pieces = Pieces()
+    training = start(options)
+    watch(training, pieces)
+    run(training, options.warm_up)
+    for _ in range(options.repeats):
+        pieces.turn(lambda: run(training, options.steps))
+    turns = f"{options.repeats} turns of {options.steps} steps after {options.warm_up:,}: median [smallest–largest]"
+    print(f"ms per step of {options.batch_size} images by --engine {options.engine}, {options.threads} thread(s); {turns}")
+    print("\n".join(pieces.lines(1e3 / options.steps)))
+    print("\n".join(where(options.threads)))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=32, help="images per step (default: %(default)s)")
-    batch = parser.parse_args().batch_size
-    steps = max(10, IMAGES // batch)
-    torch.set_num_threads(1)
-    recipe = training_epoch.assignment(argparse.Namespace(batch_size=batch, seed=0))
-    data = load_data(recipe.data)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = RunFolder(Path(scratch) / "run")
-        training = prepare(folder, settle(recipe, data, Path()), data, torch.device("cpu"), Path())
-        order = permutation(len(data.train), 0, 0)
-        batches = order[: len(order) // batch * batch].split(batch)
-        for number in range(WARM_UP):
-            step(training, batches[number % len(batches)], Watch())
-        watch = Watch()
-        for number in range(WARM_UP, WARM_UP + steps):
-            step(training, batches[number % len(batches)], watch)
-    machine = describe_machine(torch.device("cpu"))
-    print(
-        f"ms per step of {batch} images, one thread, {steps} steps; {machine['processor']}, commit {machine['commit']}, ", end=""
-    )
-    print(f"torch {torch.__version__}")
-    for piece, total in watch.total.items():
-        print(f"{piece:28s} {total / steps:6.2f}")
-    print(f"{'together':28s} {sum(watch.total.values()) / steps:6.2f}")
+    parser.add_argument("--engine", choices=("eager", "graph", "compile"), default="eager", help="(default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=100, help="training steps per turn (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=9, help="turns (default: %(default)s)")
+    parser.add_argument("--warm-up", type=int, default=1000, help="steps before the first turn (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
+    parser.add_argument("--synthetic", action="store_true", help="random images in place of MNIST: needs no data")
+    return parser.parse_args()
 
 
-def step(training: Training, positions: torch.Tensor, watch: Watch) -> None:
-    """One step of the training loop in pieces."""
-    model, objective = training.model.train(), training.objective
-    watch.lap("between steps")
-    x = training.data.train.batch(positions, 0, 0)
-    watch.lap("gather and binarize images")
-    q = model.posterior(x)
-    watch.lap("encoder")
-    seen = model.look(x, q, q.rsample((1,)))
-    watch.lap("decoder")
-    loss = -objective(seen).mean()
-    watch.lap("densities and objective")
-    training.weights.forget_gradients()
-    loss.backward()
-    watch.lap("backward pass")
-    float(loss.detach()), float(training.weights.gather_gradients())
-    watch.lap("gather gradients, norm")
-    training.optimizer.step()
-    watch.lap("optimizer")
+def start(options: argparse.Namespace) -> Training:
+    """A training at its beginning."""
+    options.seed = 0
+    data, recipe = training_epoch.data_of(options), training_epoch.assignment(options)
+    folder = RunFolder(Path(tempfile.gettempdir()) / "never-written")
+    training = prepare(folder, settle(recipe, data, Path()), data, torch.device("cpu"), Path())
+    training.engine = ENGINES[options.engine](training.model, training.weights)
+    return training
+
+
+def watch(training: Training, pieces: Pieces) -> None:
+    """Put the parts of a step under the watch."""
+    engine, model = training.engine, training.model
+    pieces.watch(Split, "_made", "gather and binarize images")
+    pieces.watch(Training, "update", "optimizer")
+    pieces.watch(Epoch, "note", "loss and norm read")
+    if isinstance(engine, Graph):
+        translate = engine.translate
+        engine.translate = lambda *given: pieces.watched(translate(*given), "networks and densities, both passes")  # type: ignore[method-assign]
+        pieces.watch(engine, "_inputs", "noise")
+        pieces.watch(FlatParameters, "put", "weight gradients, norm")
+        return
+    pieces.watch(model.posterior, "forward", "encoder")
+    pieces.watch(VAE, "look", "decoder")
+    pieces.watch(type(training.objective), "__call__", "densities and objective")
+    pieces.watch(torch.Tensor, "backward", "backward pass")
+    pieces.watch(FlatParameters, "gather_gradients", "weight gradients, norm")
+
+
+def run(training: Training, steps: int) -> None:
+    """So many steps, in as many epochs as they take."""
+    state, never = training.state, Pace(math.inf)  # of saving checkpoints
+    end = state.step + steps
+    while state.step < end:
+        if train_epoch(training, Silent(), lambda: state.step >= end, never):
+            state.epoch, state.batch = state.epoch + 1, 0
 
 
 if __name__ == "__main__":

@@ -69,6 +69,16 @@ def images(count: int = len(IDS)) -> Tensor:
     return torch.randn(count, 4).double()
 
 
+def test_no_more_rows_are_decoded_at_once_than_a_chunk_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = models()["gaussian"].float(), images().float()
+    rows, forward = [], type(model.likelihood).forward
+    monkeypatch.setattr(type(model.likelihood), "forward", lambda self, z: rows.append(len(z) * z.shape[1]) or forward(self, z))
+    weights = log_weights(model, x, IDS, 100, seed=2, chunk=3 * len(IDS) + 1)
+    assert set(rows) == {3 * len(IDS), len(IDS)}, "three draws at a time, and the last one"
+    assert sum(rows) == 100 * len(IDS)
+    assert weights.dtype == torch.float64
+
+
 @pytest.mark.parametrize("name", ["gaussian", "laplace"])
 @pytest.mark.parametrize("chunk", [1, 3, 7, 20, 700, 10_000])
 def test_chunks_do_not_matter(name: str, chunk: int) -> None:

@@ -30,19 +30,19 @@ def test_a_plain_decoder_gives_the_definition_to_rounding(hidden: tuple[int, ...
     for layer in likelihood.network.layers[1::2]:
         layer.negative_slope = 0.3
     x, z = latents()
-    decoder = plain_decoder(likelihood, x, z[:1])
+    decoder = plain_decoder(likelihood, x, z[:1], 4)
     assert decoder is not None
     calls.clear()
     with torch.no_grad():
         assert torch.allclose(decoder(z), likelihood(z).log_prob(x).double(), rtol=0, atol=1e-4)
-    assert calls == [(6, 4, 144)]
+    assert calls == [(4, 4, 144), (2, 4, 144)]
 
 
 @pytest.mark.parametrize("color", [0.0, 1.0])
 def test_a_plain_decoder_leaves_what_is_not_finite_to_the_definition(color: float, calls: list[tuple[int, ...]]) -> None:
     likelihood, (x, z) = plain(), latents()
     x[:, 0, 0, 5] = color
-    decoder = plain_decoder(likelihood, x, z[:1])
+    decoder = plain_decoder(likelihood, x, z[:1], 4)
     assert decoder is not None
     hidden, last = likelihood.network.layers[-3], likelihood.network.layers[-1]
     hidden.weight.zero_()
@@ -58,7 +58,7 @@ def test_a_decoder_whose_first_numbers_are_not_finite_is_called(calls: list[tupl
     likelihood = BernoulliLikelihood(MLP((3,), 144, hidden=(5,)), (1, 12, 12)).requires_grad_(False)
     likelihood.network.layers[-1].bias[7] = math.nan
     x, z = latents()
-    assert plain_decoder(likelihood, x, z[:1]) is None
+    assert plain_decoder(likelihood, x, z[:1], 4) is None
 
 
 def plain() -> BernoulliLikelihood:
@@ -98,21 +98,21 @@ ALTERED: dict[str, Callable[[BernoulliLikelihood], object]] = {
 @pytest.mark.parametrize("what", ALTERED)
 def test_what_acts_on_some_latents_only_is_not_overlooked(what: str, calls: list[tuple[int, ...]]) -> None:
     likelihood, (x, z) = plain(), latents()
-    assert plain_decoder(likelihood, x, z[:1]) is not None
+    assert plain_decoder(likelihood, x, z[:1], 4) is not None
     before = likelihood(z[:1]).log_prob(x)
     ALTERED[what](likelihood)
     assert torch.equal(likelihood(z[:1]).log_prob(x), before), "seen on the first latents"
-    assert plain_decoder(likelihood, x, z[:1]) is None
+    assert plain_decoder(likelihood, x, z[:1], 4) is None
 
 
 def test_a_hook_of_all_modules_is_not_overlooked(calls: list[tuple[int, ...]]) -> None:
     x, z = latents()
     handle = torch.nn.modules.module.register_module_forward_pre_hook(far_input)
     try:
-        assert plain_decoder(plain(), x, z[:1]) is None
+        assert plain_decoder(plain(), x, z[:1], 4) is None
     finally:
         handle.remove()
-    assert plain_decoder(plain(), x, z[:1]) is not None
+    assert plain_decoder(plain(), x, z[:1], 4) is not None
 
 
 #: Layers that are not ``nn.Linear`` with a bias and LeakyReLU in turn, beginning and ending with the first.
@@ -129,16 +129,16 @@ SURGERY: dict[str, Callable[[torch.nn.Sequential], object]] = {
 def test_layers_of_another_kind_are_called(what: str, calls: list[tuple[int, ...]]) -> None:
     likelihood, (x, z) = plain(), latents()
     SURGERY[what](likelihood.network.layers)
-    assert plain_decoder(likelihood.eval(), x, z[:1]) is None
+    assert plain_decoder(likelihood.eval(), x, z[:1], 4) is None
 
 
 def test_what_the_class_does_otherwise_shows_on_the_first_latents(
     calls: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, z = latents()
-    assert plain_decoder(plain(), x, z[:1]) is not None
+    assert plain_decoder(plain(), x, z[:1], 4) is not None
     monkeypatch.setattr(MLP, "forward", lambda self, h: 0.999 * self.layers(h))
-    assert plain_decoder(plain(), x, z[:1]) is None
+    assert plain_decoder(plain(), x, z[:1], 4) is None
 
 
 def test_a_loop_that_is_off_decodes_nothing(loop: kernels.Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,21 +150,21 @@ def test_a_loop_that_is_off_decodes_nothing(loop: kernels.Kernel, monkeypatch: p
     module = ModuleType("loops")
     module.__dict__["LOOPS"] = {"bernoulli": other, "bend": bend}
     monkeypatch.setattr(kernels, "_loaded", [module])
-    assert plain_decoder(plain(), x, z[:1]) is None
+    assert plain_decoder(plain(), x, z[:1], 4) is None
 
 
 def test_images_or_weights_in_another_order_of_memory_are_called(calls: list[tuple[int, ...]]) -> None:
     x, z = latents()
-    assert plain_decoder(plain(), x.transpose(2, 3), z[:1]) is None
+    assert plain_decoder(plain(), x.transpose(2, 3), z[:1], 4) is None
     likelihood = plain()
     likelihood.network.layers[0].weight = torch.nn.Parameter(torch.randn(3, 9).T, requires_grad=False)
-    assert plain_decoder(likelihood, x, z[:1]) is None
+    assert plain_decoder(likelihood, x, z[:1], 4) is None
 
 
 def test_with_many_threads_the_definition_is_called(loop: kernels.Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     x, z = latents()
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert plain_decoder(plain(), x, z[:1]) is None
+    assert plain_decoder(plain(), x, z[:1], 4) is None
     decoded = binary(plain()(z).base_dist.logits.flatten(2))
     assert torch.equal(log_likelihood(decoded, x.flatten(1)), decoded.log_prob(x.flatten(1)))
 
@@ -198,10 +198,10 @@ class DoubledMLP(MLP):
 )
 def test_a_decoder_that_is_not_plain_is_called(likelihood: BernoulliLikelihood, calls: list[tuple[int, ...]]) -> None:
     x, z = (t.to(next(likelihood.parameters()).dtype) for t in latents())
-    assert plain_decoder(likelihood, x, z[:1]) is None
+    assert plain_decoder(likelihood, x, z[:1], 4) is None
 
 
 def test_without_numba_a_plain_decoder_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "_loaded", [])
     x, z = latents()
-    assert plain_decoder(BernoulliLikelihood(MLP((3,), 144), (1, 12, 12)), x, z) is None
+    assert plain_decoder(BernoulliLikelihood(MLP((3,), 144), (1, 12, 12)), x, z, 4) is None

@@ -128,20 +128,23 @@ def weight_blocks(
         PartError: if the density would then be short, too.
     """
     draws = PosteriorDraws(model, x, ids, "importance", seed)
-    log_p_of = _decoder(model.likelihood, x, draws.draw(0, 1), decoder)
     together = max(1, chunk // len(x))
+    log_p_of = _decoder(model.likelihood, x, draws.draw(0, 1), decoder, together)
     for first in range(0, samples, _CHUNKS * together):
         # Latents are small beside what is decoded from them: more at a time, and each operation on them costs less.
         latent = Latent(draws.draw(first, min(_CHUNKS * together, samples - first)), draws.q, model.prior())
-        log_p = torch.cat([log_p_of(z) for z in latent.z.split(together)])
-        yield log_p.double() + latent.log_prior - latent.log_posterior
+        yield log_p_of(latent.z) + latent.log_prior - latent.log_posterior
 
 
-def _decoder(likelihood: Likelihood, x: Tensor, z: Tensor, precision: Precision) -> Callable[[Tensor], Tensor]:
-    """``z -> log p(x|z)``; ``z`` are a few latents to try it on."""
+def _decoder(likelihood: Likelihood, x: Tensor, z: Tensor, precision: Precision, together: int) -> Callable[[Tensor], Tensor]:
+    """``z -> log p(x|z)`` in float64, decoded ``together`` latents of an image at a time; ``z`` are a few to try it on."""
     require_long_density(likelihood, z, precision)
-    plain = plain_decoder(likelihood, x, z) if precision == "float32" else None
-    return plain or (lambda z: log_likelihood(decode(likelihood, z, precision), x))
+    plain = plain_decoder(likelihood, x, z, together) if precision == "float32" else None
+
+    def by_definition(z: Tensor) -> Tensor:
+        return torch.cat([log_likelihood(decode(likelihood, part, precision), x).double() for part in z.split(together)])
+
+    return plain or by_definition
 
 
 def importance_bound(log_weight: Tensor, k: int) -> Tensor:

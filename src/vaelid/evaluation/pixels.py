@@ -10,9 +10,9 @@ the activations and the pixels, and not before every product.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent
@@ -22,45 +22,88 @@ from vaelid.likelihoods import BernoulliLikelihood, Likelihood
 from vaelid.networks import MLP
 
 #: How far the loop may be from the exact value, per 1 + |logit| summed over the pixels, for logits of like size: with this it is
-#: tried. In any case it is within 2⁻¹⁷: a float32 sum over a group of n ≤ 112 pixels is off by n 2⁻²⁴ Σ|term| at most (where one
+#: tried. In any case it is within 2⁻¹⁷: a float32 sum over a group of n ≤ 96 pixels is off by n 2⁻²⁴ Σ|term| at most (where one
 #: logit is millions of times its neighbors' it absorbs them), and the logarithm of each pixel by less than 8 · 2⁻²⁴.
 ROUNDING = 2.0**-22
 #: From so many decodings on, loading numba takes less time than it saves.
 PAYS = 10**6
 
 
-@torch.no_grad()
-def plain_decoder(likelihood: Likelihood, x: Tensor, z: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """``z -> log p(x|z)`` for images ``(B, *X)`` and latents ``(K, B, L)``, float64 ``(K, B)`` nats, without ``likelihood(z)``.
+class PlainDecoder:
+    """``z -> log p(x|z)`` of images ``(B, *X)`` for latents ``(K, B, L)``, float64 ``(K, B)`` nats, without ``likelihood(z)``.
+
+    What is decoded at once is larger than the cache, so every operation between two products begins by fetching its own code:
+    there are as few as can be, all on memory that is there already.
 
     Args:
-        z: a few latents to try it on
+        likelihood: the definition, which is asked where a number is not finite
+        linear, slopes: its layers, and the slopes between them
+        bend, bernoulli: the compiled loops
+        together: how many of the K to decode at once
+    """
 
-    Returns:
-        None where the network is no plain one, or says something else than its layers.
+    def __init__(
+        self,
+        likelihood: BernoulliLikelihood,
+        linear: list[nn.Linear],
+        slopes: list[float],
+        bend: kernels.Kernel,
+        bernoulli: kernels.Kernel,
+        x: Tensor,
+        together: int,
+    ) -> None:
+        self.likelihood, self.bend, self.bernoulli, self.x, self.together = likelihood, bend, bernoulli, x, together
+        self.weights = [layer.weight.detach().T for layer in linear]
+        self.biases, self.images = [layer.bias.detach().numpy() for layer in linear], x.flatten(1).numpy()
+        self.slopes = [*(kernels.single(slope) for slope in slopes), None]
+        self._places = cache(self._places_of)
+
+    @torch.no_grad()
+    def __call__(self, z: Tensor) -> Tensor:
+        log_p = torch.empty(z.shape[:2], dtype=torch.float64)
+        for part, place in zip(z.contiguous().split(self.together), log_p.split(self.together), strict=True):
+            self._decode(part.flatten(0, 1), place)
+        if bool(log_p.isfinite().all()):
+            return log_p
+        return torch.cat([self.likelihood(part).log_prob(self.x).double() for part in z.split(self.together)])
+
+    def _decode(self, h: Tensor, log_p: Tensor) -> None:
+        """Into ``log_p`` ``(k, B)``, from latents ``(k · B, L)``."""
+        for weight, bias, slope, (output, numbers) in zip(
+            self.weights, self.biases, self.slopes, self._places(len(h)), strict=True
+        ):
+            h = torch.mm(h, weight, out=output)
+            if slope is not None:
+                self.bend(numbers, bias, *slope)
+        self.bernoulli(numbers.reshape(*log_p.shape, -1), bias, self.images, log_p.numpy())
+
+    def _places_of(self, rows: int) -> list[tuple[Tensor, np.ndarray]]:
+        """Where the layers write so many rows: there are two sizes, that of a chunk and that of the last one."""
+        outputs = [torch.empty(rows, weight.shape[1]) for weight in self.weights]
+        return [(output, output.numpy()) for output in outputs]
+
+
+@torch.no_grad()
+def plain_decoder(likelihood: Likelihood, x: Tensor, z: Tensor, together: int) -> PlainDecoder | None:
+    """The same computed from the layers' weights, where the network is a plain one for binary pixels; else None.
+
+    Args:
+        x: images ``(B, *X)``
+        z: a few latents ``(k, B, L)`` to try it on; None is the answer, too, where it says something else than the likelihood
+        together: how many of the K latents of an image to decode at once
     """
     found = _layers(likelihood)
-    if found is None:
+    if found is None or not isinstance(likelihood, BernoulliLikelihood):
         return None
     linear, slopes = found
     tensors = [x, *(t.detach() for layer in linear for t in (layer.weight, layer.bias))]
     bend, bernoulli = kernels.find("bend", *tensors), kernels.find("bernoulli", *tensors)
     if bend is None or bernoulli is None or any(t.dtype != torch.float32 for t in tensors) or not _agrees(bernoulli):
         return None
-    weights, biases, images = [w.T for w in tensors[1::2]], [b.numpy() for b in tensors[2::2]], x.flatten(1).numpy()
-
-    def decode(z: Tensor) -> Tensor:
-        h = torch.mm(z.reshape(-1, z.shape[-1]), weights[0])
-        for slope, (bias, weight) in zip(slopes, zip(biases, weights[1:], strict=False), strict=True):
-            bend(h.numpy(), bias, *kernels.single(slope))
-            h = torch.mm(h, weight)
-        log_p = torch.empty(z.shape[:2], dtype=torch.float64)
-        bernoulli(h.view(*z.shape[:2], -1).numpy(), biases[-1], images, log_p.numpy())
-        return log_p if bool(log_p.isfinite().all()) else likelihood(z).log_prob(x).double()
-
+    decoder = PlainDecoder(likelihood, linear, slopes, bend, bernoulli, x, together)
     seen = likelihood(z)
     size = (1 + seen.base_dist.logits.double().abs()).flatten(2).sum(-1)
-    return decode if bool(((decode(z) - seen.log_prob(x)).abs() <= ROUNDING * 16 * size).all()) else None
+    return decoder if bool(((decoder(z) - seen.log_prob(x)).abs() <= ROUNDING * 16 * size).all()) else None
 
 
 def _layers(likelihood: Likelihood) -> tuple[list[nn.Linear], list[float]] | None:
