@@ -256,3 +256,26 @@ def test_evaluation_runs_and_compares_turn_by_turn(
     process.wait()
     assert evaluation.ratio(contestants, evaluation.PLAIN, evaluation.VAELID) == "2.00 [1.00–3.00]"
     assert evaluation.ratio(contestants, evaluation.PYTHAE, evaluation.VAELID) == "not measured"
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "pieces"),
+    [
+        ("step_profile.py", ["--synthetic", "--steps", "3", "--warm-up", "1"], ("encoder", "backward pass", "optimizer")),
+        ("step_profile.py", ["--synthetic", "--steps", "3", "--warm-up", "1", "--engine", "graph"], ("both passes", "noise")),
+        ("bound_profile.py", ["--samples", "40"], ("matrix products", "log p(x|z) from logits", "biases and activations")),
+    ],
+)
+def test_profiles_run_and_their_pieces_add_up(program: str, arguments: list[str], pieces: tuple[str, ...]) -> None:
+    if program == "bound_profile.py":
+        pytest.importorskip("numba")
+    done = subprocess.run(
+        [sys.executable, FOLDER / program, *arguments, "--repeats", "1"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = {name.strip(): float(value) for name, value in re.findall(r"^(\S.*?)\s{2,}([\d.]+) \[", done.stdout, re.MULTILINE)}
+    assert all(any(piece in name for name in found) for piece in (*pieces, "all else")), done.stdout
+    together = found.pop("together")
+    found.pop("matrix products alone", None)
+    assert sum(found.values()) == pytest.approx(together, abs=0.01 * len(found))
+    assert max(found.values()) < together

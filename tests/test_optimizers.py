@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from vaelid import kernels, optimizers
-from vaelid.optimizers import OPTIMIZERS, Constant, Cosine, Plateau, Staged
+from vaelid.optimizers import OPTIMIZERS, Constant, Cosine, LeanAdamax, Plateau, Staged, make_step
 
 TORCHS = {"adamax": torch.optim.Adamax, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 MOMENTS = {"beta1": 0.7, "beta2": 0.95, "eps": 1e-3}
@@ -136,6 +136,29 @@ def test_adamax_takes_parameters_that_do_not_lie_in_one_piece() -> None:
             parameter.grad = gradient.clone()
             optimizer.step()
     assert torch.equal(ours, torchs)
+
+
+@pytest.mark.parametrize("name", TORCHS)
+def test_a_step_of_training_is_that_of_the_optimizer(name: str) -> None:
+    ours, others = start(), start()
+    mine, other = OPTIMIZERS[name]([ours]), OPTIMIZERS[name]([others])
+    for _ in range(3):
+        for weight, optimizer, step in ((ours, mine, make_step), (others, other, lambda optimizer: optimizer.step())):
+            weight.grad = weight.detach() - 1
+            step(optimizer)
+        assert torch.equal(ours, others)
+    assert not torch.equal(ours, start())
+
+
+def test_an_optimizer_with_a_step_of_its_own_makes_that() -> None:
+    class Lazy(LeanAdamax):
+        def step(self, closure: Any = None) -> None:
+            """None at all."""
+
+    weight = start()
+    weight.grad = torch.ones(2)
+    make_step(Lazy([weight], {"lr": 1.0, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}))
+    assert torch.equal(weight, start())
 
 
 def test_constant_warms_up_and_stays() -> None:

@@ -99,7 +99,7 @@ def test_a_cache_that_cannot_be_used_costs_time_and_no_score() -> None:
 
 def test_a_disk_that_is_full_costs_time_and_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
-        raise MachineError("x cannot be written: No space left on device.", "Make room or choose another --out.")
+        raise MachineError("x cannot be written: No space left on device.", "Make room or choose another folder.")
 
     data, looks, notes = load_data(settings("digits", train_limit=50)), list[int](), Notes()
     monkeypatch.setattr(kept, "write_atomic", full)

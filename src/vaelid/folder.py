@@ -371,7 +371,7 @@ def _refused(path: Path, error: OSError, what: str = "") -> MachineError:
     remedy = "Make room" if full else "See that the folder can be written to"
     return MachineError(
         f"{path} cannot be written: {error.strerror or error}{what}.",
-        f"What was saved before is intact. {remedy} or choose another --out, then run the same command again.",
+        f"What was saved before is intact. {remedy} or choose another folder, then run the same command again.",
     )
 
 

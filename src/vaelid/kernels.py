@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,4 +54,4 @@ def same_bits(found: list[Tensor], expected: list[Tensor]) -> bool:
 
 def single(*values: float) -> list[Any]:
     """Numbers as float32: with a float64 among them, a compiled loop would compute in float64."""
-    return list(torch.tensor(values, dtype=torch.float32).numpy())
+    return [np.float32(value) for value in values]

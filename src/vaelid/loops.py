@@ -21,14 +21,14 @@ _compiled_in_any_order = njit(fastmath={"contract", "reassoc", "nsz"}, error_mod
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLY_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MULTIPLY_2 = np.uint64(0x94D049BB133111EB)
-_LOW_24 = np.uint64(0xFFFFFF)
-_STEP = np.float32(2.0**-24)
+_LOW_24, _LOW_31 = np.uint64(0xFFFFFF), np.uint64(0x7FFFFFFF)
+_STEP, _STEP_31, _ANGLE = np.float32(2.0**-24), np.float32(2.0**-31), np.float32(2.0**-23 * math.pi)
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _HALF, _LOG2_E = np.float32(0.5), np.float32(math.log2(math.e))
 _LARGEST_DENORMAL = np.float32(2.0**-126 - 2.0**-149)
 _EXPONENT, _BIAS = np.int32(23), np.int32(127)  # of a float32: position and value at 2⁰
 _FAR = np.float32(87)  # e⁻⁸⁷ is the smallest power that still is a normal float32; 1 + e⁻⁸⁷ = 1
-_TOGETHER = 112  # a product of so many factors up to 2 is below the largest float32
+_TOGETHER = 96  # a product of so many factors up to 2 is below the largest float32; whole rounds of 4 vectors of 8 (or 4) numbers
 # 2^f = Σ_j c_j f^j for |f| ≤ ½, to 1.6 parts in 10⁷
 _C0, _C1, _C2, _C3, _C4, _C5 = Chebyshev.interpolate(np.exp2, 5, [-0.5, 0.5]).convert(kind=Polynomial).coef.astype(np.float32)
 
@@ -58,16 +58,44 @@ def adamax(
         theta[i] += step * m / u
 
 
+@njit(inline="always")
+def _mixed(z: np.uint64) -> np.uint64:
+    z = (z ^ (z >> np.uint64(30))) * _MULTIPLY_1
+    z = (z ^ (z >> np.uint64(27))) * _MULTIPLY_2
+    return z ^ (z >> np.uint64(31))
+
+
+@njit(inline="always")
+def _word(key: np.uint64, position: np.uint64) -> np.uint64:
+    """That of ``randomness``: number ``position``, from 0, of the words of a key."""
+    return _mixed(key + (position + np.uint64(1)) * _GOLDEN)
+
+
+@_compiled
+def mix(words: np.ndarray) -> None:
+    """``randomness._mix`` of int64 ``(n,)``, in place."""
+    for i in range(words.size):
+        words[i] = np.int64(_mixed(np.uint64(words[i])))
+
+
+@_compiled
+def polar(keys: np.ndarray, first: int, uniform: np.ndarray, angle: np.ndarray) -> None:
+    """``randomness._polar`` of keys int64 ``(B,)`` and their words from ``first`` on, into two float32 ``(B, n)``."""
+    rows, count = uniform.shape
+    for b in range(rows):
+        for j in range(count):
+            z = _word(np.uint64(keys[b]), np.uint64(first) + np.uint64(j))
+            uniform[b, j] = (np.float32(np.int32(z & _LOW_31)) + _HALF) * _STEP_31
+            angle[b, j] = np.float32(np.int32((z >> np.uint64(32)) & _LOW_24)) * _ANGLE
+
+
 @_compiled
 def binarize(gray: np.ndarray, keys: np.ndarray) -> None:
     """Overwrites gray values ``(B, D)`` by 1 where ``randomness.uniform`` of the row's key, int64 ``(B,)``, is below, else 0."""
     rows, count = gray.shape
     for b in range(rows):
         for j in range((count + 1) // 2):
-            z = np.uint64(keys[b]) + np.uint64(j + 1) * _GOLDEN
-            z = (z ^ (z >> np.uint64(30))) * _MULTIPLY_1
-            z = (z ^ (z >> np.uint64(27))) * _MULTIPLY_2
-            z = z ^ (z >> np.uint64(31))
+            z = _word(np.uint64(keys[b]), np.uint64(j))
             low = np.float32(np.int32(z & _LOW_24)) * _STEP
             gray[b, 2 * j] = _ONE if low < gray[b, 2 * j] else _ZERO
             if 2 * j + 1 < count:
@@ -117,4 +145,4 @@ def bend(h: np.ndarray, bias: np.ndarray, slope: np.float32) -> None:
             row[i] = value if value > _ZERO else slope * value
 
 
-LOOPS = {"adamax": adamax, "binarize": binarize, "bernoulli": bernoulli, "bend": bend}
+LOOPS = {"adamax": adamax, "mix": mix, "polar": polar, "binarize": binarize, "bernoulli": bernoulli, "bend": bend}

@@ -57,11 +57,15 @@ class LeanAdamax(Optimizer):
         """One update of every parameter that has a gradient; gives what ``closure`` gives."""
         with torch.enable_grad():
             loss = closure() if closure is not None else None
+        self.update()
+        return loss
+
+    def update(self) -> None:
+        """The same without the hooks and the profiler's mark that torch puts around every ``step``."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     self._update(parameter, parameter.grad, group)
-        return loss
 
     def _update(self, parameter: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:
         state, (beta1, beta2) = self.state[parameter], group["betas"]
@@ -75,6 +79,14 @@ class LeanAdamax(Optimizer):
             self.update_whole(vectors, constants, group["lr"], state["step"])
         else:
             update_adamax(vectors, (*constants, -group["lr"] / (1 - beta1 ** state["step"].item())))
+
+
+def make_step(optimizer: Optimizer) -> None:
+    """One update; of the built-in Adamax without what torch puts around a ``step``, a tenth of its time."""
+    if type(optimizer) is LeanAdamax:
+        optimizer.update()
+    else:
+        optimizer.step()
 
 
 def take_numbers_from_the_device(optimizer: Optimizer) -> bool:

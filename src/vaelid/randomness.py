@@ -17,6 +17,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from vaelid import kernels
+
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit number: 2^64 / golden ratio, made odd
 _MULTIPLY_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MULTIPLY_2 = -7723592293110705685  # 0x94D049BB133111EB
@@ -58,12 +60,39 @@ def normal(keys: Tensor, count: int, first: int = 0) -> Tensor:
     Box–Muller: √(−2 ln u₁) · (cos, sin)(2π u₂), with u₁ from 31 bits, so that |z| reaches 6.6.
     """
     skip = first % 2  # numbers come in pairs
-    words = _words(keys, first // 2, (skip + count + 1) // 2)
-    low, high = words.view(torch.int32).unflatten(-1, (-1, 2)).unbind(-1)
-    radius = ((low & 0x7FFFFFFF).to(torch.float32) + 0.5).mul_(2.0**-31).log_().mul_(-2.0).sqrt_()
-    angle = (high & 0xFFFFFF).to(torch.float32).mul_(2.0**-23 * math.pi)
-    pairs = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)
+    uniform, angle = _polar(keys, first // 2, (skip + count + 1) // 2)
+    radius = uniform.log_().mul_(-2.0).sqrt_()
+    pairs = radius.new_empty(*radius.shape, 2)
+    torch.mul(radius, torch.cos(angle), out=pairs[..., 0])
+    torch.mul(radius, torch.sin(angle), out=pairs[..., 1])
     return pairs.flatten(-2)[..., skip : skip + count]
+
+
+def _polar(keys: Tensor, first: int, count: int) -> tuple[Tensor, Tensor]:
+    """u₁ in (0, 1) and the angle 2π u₂ in [0, 2π) from words ``first`` … ``first + count − 1`` of each, ``(*keys, count)``."""
+    kernel = kernels.find("polar", keys)
+    if kernel and _polar_agrees(kernel):
+        return _compiled_polar(kernel, keys, first, count)
+    return _polar_step_by_step(keys, first, count)
+
+
+def _polar_step_by_step(keys: Tensor, first: int, count: int) -> tuple[Tensor, Tensor]:
+    words = _words(keys, first, count)
+    low, high = words.view(torch.int32).unflatten(-1, (-1, 2)).unbind(-1)
+    uniform = ((low & 0x7FFFFFFF).to(torch.float32) + 0.5).mul_(2.0**-31)
+    return uniform, (high & 0xFFFFFF).to(torch.float32).mul_(2.0**-23 * math.pi)
+
+
+def _compiled_polar(kernel: kernels.Kernel, keys: Tensor, first: int, count: int) -> tuple[Tensor, Tensor]:
+    uniform, angle = torch.empty(2, keys.numel(), count)
+    kernel(keys.view(-1).numpy(), first, uniform.numpy(), angle.numpy())
+    return uniform.view(*keys.shape, count), angle.view(*keys.shape, count)
+
+
+@cache
+def _polar_agrees(kernel: kernels.Kernel) -> bool:
+    keys = key("polar-check", torch.arange(64))
+    return kernels.same_bits(list(_compiled_polar(kernel, keys, 5, 33)), list(_polar_step_by_step(keys, 5, 33)))
 
 
 def permutation(count: int, *words: int) -> Tensor:
@@ -91,6 +120,14 @@ def _first_steps(count: int, device: torch.device) -> Tensor:
 
 def _mix(z: Tensor) -> Tensor:
     """The finalizer of SplitMix64; overwrites ``z``."""
+    kernel = kernels.find("mix", z)
+    if kernel and _mix_agrees(kernel):
+        kernel(z.view(-1).numpy())
+        return z
+    return _mix_step_by_step(z)
+
+
+def _mix_step_by_step(z: Tensor) -> Tensor:
     # torch shifts int64 arithmetically; the masks make the shifts logical.
     z ^= (z >> 30).bitwise_and_(0x3FFFFFFFF)
     z *= _MULTIPLY_1
@@ -98,6 +135,14 @@ def _mix(z: Tensor) -> Tensor:
     z *= _MULTIPLY_2
     z ^= (z >> 31).bitwise_and_(0x1FFFFFFFF)
     return z
+
+
+@cache
+def _mix_agrees(kernel: kernels.Kernel) -> bool:
+    words = _steps(0, 257, torch.device("cpu"))
+    found = words.clone()
+    kernel(found.numpy())
+    return torch.equal(found, _mix_step_by_step(words))
 
 
 def _mix_int(z: int) -> int:

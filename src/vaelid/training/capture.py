@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from vaelid.errors import PartError
 from vaelid.objectives import Objective
@@ -27,6 +27,8 @@ from vaelid.training.surroundings import own_randomness
 from vaelid.vae import VAE, Pass
 
 Draw = Callable[[], Tensor]
+#: A ``training.flat.Gradient`` with positions for tensors.
+Place = int | list[tuple[int, int]] | None
 
 
 @dataclass(frozen=True)
@@ -35,17 +37,19 @@ class Captured:
 
     Attributes:
         graph: ``(*weights, x, *numbers, *noise) -> [loss, *gradients]``, tensors only
-        structure: how the gradients belong together: one tensor for a weight, or the factors of one (see ``training.flat``)
+        places: where each weight's gradient stands after the loss: one tensor, or its factors (see ``training.flat``)
         draws: one function for each tensor of noise, in the order in which the eager step draws from torch's generator
     """
 
     graph: GraphModule
-    structure: TreeSpec
+    places: list[Place]
     draws: tuple[Draw, ...]
 
     def gradients(self, flat: Sequence[Tensor]) -> list[Gradient]:
         """The gradients, as ``FlatParameters.put`` takes them, from what the graph gave after the loss."""
-        return tree_unflatten(flat, self.structure)
+        return [
+            at if at is None else flat[at] if isinstance(at, int) else [(flat[x], flat[d]) for x, d in at] for at in self.places
+        ]
 
 
 def numbers_of(objective: Objective, device: torch.device) -> list[Tensor]:
@@ -77,7 +81,8 @@ def capture(model: VAE, weights: FlatParameters, objective: Objective, x: Tensor
     Raises:
         PartError: if a part cannot be recorded: it asks for the value of a tensor, say, or draws with numbers that it computed.
     """
-    names, moving, structures = weights.names, _moving(objective), []
+    names, moving = weights.names, _moving(objective)
+    places: list[Place] = []
 
     def step(*inputs: Tensor) -> list[Tensor]:
         values, x, numbers = inputs[: len(names)], inputs[len(names)], inputs[len(names) + 1 :]
@@ -86,7 +91,7 @@ def capture(model: VAE, weights: FlatParameters, objective: Objective, x: Tensor
         look = partial(torch.func.functional_call, model, dict(zip(names, fresh, strict=True)))
         loss = loss_of(lambda x, samples: look((x, samples)), x, now, bfloat16)
         gradients, structure = tree_flatten(weights.gradients_of(loss, fresh))
-        structures.append(structure)
+        places[:] = tree_unflatten(range(len(gradients)), structure)
         return [loss.detach(), *gradients]
 
     weights.forget_gradients()
@@ -95,7 +100,7 @@ def capture(model: VAE, weights: FlatParameters, objective: Objective, x: Tensor
             graph = make_fx(step)(*(p.detach() for p in weights.parameters), x, *numbers_of(objective, x.device))
     except RuntimeError as error:
         raise PartError(f"The step cannot be recorded: {str(error).splitlines()[0]}", "Train with --engine eager.") from error
-    return Captured(graph, structures[0], _lift_noise(graph))
+    return Captured(graph, places, _lift_noise(graph))
 
 
 def _moving(objective: Any) -> list[str]:

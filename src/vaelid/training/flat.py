@@ -125,21 +125,29 @@ def write_gradients(gradients: Sequence[Gradient], places: Sequence[Tensor], who
         whole: the vector that the places are views of; or the rows of a matrix, for several models at once: their places have
             the dimension of the models in front, and the norms are one per row
     """
-    norms, into, plain = [], [], []
-    for gradient, place in zip(gradients, places, strict=True):
-        if isinstance(gradient, Tensor):
-            into.append(place)
-            plain.append(gradient)
+    norms: list[Tensor] = []
+    plain = [(place, gradient) for gradient, place in zip(gradients, places, strict=True) if isinstance(gradient, Tensor)]
+    written = [place for place, _ in plain]
     if plain:
-        torch._foreach_copy_(into, plain)  # on a GPU at one launch
+        torch._foreach_copy_(written, [gradient for _, gradient in plain])  # on a GPU at one launch
     for gradient, place in zip(gradients, places, strict=True):
         if gradient is None:
             place.zero_()  # a part that took no part in this loss
         elif not isinstance(gradient, Tensor):
             _multiply(gradient, place)
-        if not can_record(whole):  # while the piece is still in the cache
-            norms.append(torch.linalg.vector_norm(place.flatten(whole.dim() - 1), dim=-1))
-    return torch.linalg.vector_norm(torch.stack(norms), dim=0) if norms else torch.linalg.vector_norm(whole, dim=-1)
+            if not can_record(whole):  # while the piece is still in the cache
+                norms += _norms([place], whole)
+    if can_record(whole):
+        return torch.linalg.vector_norm(whole, dim=-1)
+    norms += _norms(written, whole)
+    return torch.linalg.vector_norm(torch.stack(norms), dim=0) if norms else whole.new_zeros(whole.shape[:-1])
+
+
+def _norms(pieces: list[Tensor], whole: Tensor) -> Sequence[Tensor]:
+    """The norm of each piece, or one per row where ``whole`` is a matrix; of many small pieces at one call."""
+    if whole.dim() == 1 and pieces:
+        return torch._foreach_norm(pieces)
+    return [torch.linalg.vector_norm(piece.flatten(1), dim=-1) for piece in pieces]
 
 
 def _multiply(factors: Factors, place: Tensor) -> None:

@@ -20,7 +20,7 @@ from vaelid.data import Data
 from vaelid.errors import Diverged
 from vaelid.folder import RunFolder
 from vaelid.objectives import Objective
-from vaelid.optimizers import Schedule, fuse, take_numbers_from_the_device
+from vaelid.optimizers import Schedule, fuse, make_step, take_numbers_from_the_device
 from vaelid.recipe import TrainingSettings
 from vaelid.training.checkpoint import Checkpoint, save_checkpoint
 from vaelid.training.cuda import Pixels, Recorded, Translate, Update, can_record
@@ -120,7 +120,7 @@ class Training:
     def update(self, norm: Tensor) -> None:
         """Change the weights by the gradients that are in place; ``norm`` is that of these gradients."""
         self.weights.clip(norm, self.settings.clip_norm)
-        self.optimizer.step()
+        make_step(self.optimizer)
         if self.average is not self.model:
             update_average(self.average, self.model, self.settings.ema)
 
