@@ -26,7 +26,7 @@ from vaelid.vae import VAE, Latent
 #: Samples of a posterior without a known transport of noise come in blocks of this size, each with its own seed.
 _BLOCK = 64
 #: Latents are drawn and weighed for so many chunks of the decoder at once.
-_CHUNKS = 4
+_CHUNKS = 8
 
 
 class PosteriorDraws:
