@@ -50,7 +50,7 @@ def test_a_space_in_words() -> None:
     assert [space["latent"].holds(value) for value in (8, 7, 8.5, "8", True)] == [True, False, False, False, False]
     assert len(corners(space)) == 1 + 1 + 1 + 1
     assert space["latent"].holds(64), "both ends are in it"
-    assert str(Span("int", 8, 1234567)) == "int:8:1234567", "as it was asked for, digit by digit"
+    assert str(Span("float", 0.00123456, 1234567)) == "float:0.00123456:1234567", "as it was asked for, digit by digit"
 
 
 @pytest.mark.parametrize(
