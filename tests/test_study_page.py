@@ -8,9 +8,20 @@ from typing import Any
 import pytest
 
 from test_study_report import made
+from vaelid.progress import Silent
 from vaelid.reporting.page.study import StudyFacts, _test_tile, shown_member
-from vaelid.reporting.page.study_panels import combinations_table, effect_table, effect_words, ranking_table
-from vaelid.sweeps.summary import Summary
+from vaelid.reporting.page.study_panels import (
+    combinations_table,
+    curve_panels,
+    effect_chart,
+    effect_table,
+    effect_words,
+    ranking_table,
+)
+from vaelid.reporting.studies import MOST_TRIALS, _problems, drawn_curves, tried
+from vaelid.studying import Watch
+from vaelid.sweeps.ledger import Member
+from vaelid.sweeps.summary import Summary, kept_interval
 
 
 def facts(folder: Path, curves: dict[str, list[list[float]]], settings: dict[str, dict[str, Any]] | None = None) -> StudyFacts:
@@ -70,6 +81,69 @@ def test_the_number_on_top_is_of_the_chosen_members_alone(tmp_path: Path) -> Non
     study.ledger.test += [look("a", 88.0), look("b", 70.0)]
     assert study.chosen == "a"
     assert _test_tile(study) == [("nll, test", "88.00", "IW bound")]
+
+
+def test_a_chart_says_in_words_where_the_curves_end(tmp_path: Path) -> None:
+    linear, _ = curve_panels(facts(tmp_path, {"a": [[100.0, 91.5, 90.0], [101.0, 92.0, 91.0]]}))
+    assert "a ends at 90.5 nats" in linear.alt
+
+
+@pytest.mark.parametrize(("values", "scale"), [((1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 2), "log"), ((1, 2, 3, 4, 5, 6, 7), "linear")])
+def test_many_numbers_of_all_sizes_stand_on_a_logarithmic_axis(values: tuple[float, ...], scale: str, tmp_path: Path) -> None:
+    names = [f"lr {value}" for value in values]
+    study = facts(
+        tmp_path, {name: [[90.0]] for name in names}, {n: {"optimizer.lr": v} for n, v in zip(names, values, strict=True)}
+    )
+    [axes] = effect_chart(study.effects[0]).axes
+    assert axes.get_xscale() == scale
+
+
+def test_of_a_search_the_trials_that_came_lowest_are_drawn(tmp_path: Path) -> None:
+    study = facts(tmp_path, {f"t{i}": [[50.0 + i, 100.0 - i]] for i in range(MOST_TRIALS + 2)} | {"late": [[200.0, 10.0]]})
+    study.ledger.search["space"] = {}
+    study.summary.folder.write(study.ledger)
+    assert list(drawn_curves(Summary(tmp_path))) == ["late", *(f"t{i}" for i in range(MOST_TRIALS - 1))]
+
+
+def test_what_a_trial_tried_has_three_digits() -> None:
+    own = {"optimizer.lr": 0.0012345, "model.latent": 16}
+    assert tried(Member("a", "a", 0, own, {}, "", "")) == {"lr": "0.00123", "latent": "16"}
+
+
+def test_the_weights_that_are_kept_decide_what_a_member_has(tmp_path: Path) -> None:
+    study = made(tmp_path, {"a": [[92.0, 90.0, 91.0]], "b": [[92.0, 90.0, 91.0]]})
+    study.ledger.members["b,seed=0"].recipe["training.keep"] = "last"
+    study.folder.write(study.ledger)
+    assert {name: seen.kept for name, seen in Summary(tmp_path).members.items()} == {"a,seed=0": 90.0, "b,seed=0": 91.0}
+
+
+def test_seeds_that_did_not_finish_are_in_no_interval(tmp_path: Path) -> None:
+    summary = made(tmp_path, {"a": [[80.0], [90.0], [92.0]]}, a="diverged")
+    interval = kept_interval(summary.combinations["a"])
+    assert interval is not None
+    assert (interval.mean, interval.seeds) == (91.0, 2)
+
+
+def test_how_many_members_are_left_is_told(tmp_path: Path) -> None:
+    summary = made(tmp_path, {"a": [[90.0], [91.0]], "b": [[]]}, b="waiting")
+    assert any("1 of 3 members are not done" in line for line in _problems(summary))
+
+
+def test_the_bar_of_a_study_moves_by_what_is_new(tmp_path: Path) -> None:
+    study = made(tmp_path, {"a": [[90.0, 89.0]], "b": [[95.0]]})
+    moved: list[int] = []
+
+    class Counted(Silent):
+        def advance(self, count: int, words: str = "") -> None:
+            moved.append(count)
+
+    watch = Watch(study.folder, {"a,seed=0": 5, "b,seed=0": 5}, Counted())
+    assert (watch.total, watch.done) == (10, 3)
+    study.folder.member("a,seed=0").append_metrics({"epoch": 3, "neg_elbo": 88.0})
+    watch.look(["a,seed=0"])
+    watch.end("a,seed=0")
+    watch.end("b,seed=0")
+    assert moved == [1, 2, 4], "ten in all, three of them before"
 
 
 @pytest.mark.parametrize("kept", [[[90.0]], [[]]])

@@ -369,9 +369,9 @@ def _lost_results(content: Mapping[str, Any]) -> list[str]:
 def _refused(path: Path, error: OSError, what: str = "") -> MachineError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     remedy = "Make room" if full else "See that the folder can be written to"
+    remedy = f"{remedy} or choose another folder (for a training another --out), then run the same command again."
     return MachineError(
-        f"{path} cannot be written: {error.strerror or error}{what}.",
-        f"What was saved before is intact. {remedy} or choose another folder, then run the same command again.",
+        f"{path} cannot be written: {error.strerror or error}{what}.", f"What was saved before is intact. {remedy}"
     )
 
 
