@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -76,6 +77,7 @@ def test_pixels_that_are_redrawn_are_not_called_the_same_noise(tmp_path: Path) -
     assert "the same images and the same noise" in page(run.folder.path).text
     file = run.folder.recipe_file
     file.write_text(re.sub(r'(?m)^binarization = ".*"$', 'binarization = "resampled"', file.read_text("utf-8")), "utf-8")
+    run.folder.write_weights(run.folder.weights(), {})  # of a run that was made so
     assert read_run(run.folder.path).redraws
     text = page(run.folder.path).text
     assert "the same noise" not in text
@@ -182,6 +184,7 @@ def test_the_scores_that_say_most_are_shown(tmp_path: Path) -> None:
 def test_a_run_without_an_epoch_has_a_page(tmp_path: Path) -> None:
     run = trained(tmp_path)
     run.folder.keep_metrics(0)
+    shutil.rmtree(run.folder.checkpoints)
     for file in (run.folder.weights_file, run.folder.progress_file, run.folder.real_file):
         file.unlink()
     parsed = page(run.folder.path)
@@ -225,6 +228,7 @@ def test_a_users_own_part_has_a_page(tmp_path: Path) -> None:
     recipe = run.folder.recipe_file
     own = recipe.read_text().replace('name = "mixture"', 'name = "my_parts.py:MyPrior"')
     recipe.write_text(own)
+    run.folder.write_weights(run.folder.weights(), {})  # of a run that was made so
     parsed = page(run.folder.path)
     assert_well_formed(parsed)
     assert "The prior is my_parts.py:MyPrior" in parsed.text
@@ -309,6 +313,7 @@ def test_a_study_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
         member.status = "waiting"
         study.member(name).weights_file.unlink()
         study.member(name).keep_metrics(0)
+        shutil.rmtree(study.member(name).checkpoints)
     ledger.selection, ledger.test = {}, []
     study.write(ledger)
     parsed = page(study.path)

@@ -207,7 +207,7 @@ def test_the_last_weights_are_kept_on_request(tmp_path: Path, monkeypatch: pytes
     for name, tensor in folder.weights().items():
         assert torch.equal(tensor, last.group("model")[name]), name
     with safetensors.safe_open(folder.weights_file, "pt") as file:
-        assert json.loads(file.metadata()["about"]) == {"epoch": 4, "neg_elbo": 7.0}
+        assert json.loads(file.metadata()["about"]).items() >= {"epoch": 4, "neg_elbo": 7.0}.items()
     assert last.facts["state"]["best_epoch"] == 2  # patience and pictures still follow the best
     assert folder.read_arrays(folder.progress_file)["epochs"].tolist() == [1, 2]
 
