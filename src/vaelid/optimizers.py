@@ -82,7 +82,7 @@ class LeanAdamax(Optimizer):
 
 
 def make_step(optimizer: Optimizer) -> None:
-    """One update; of the built-in Adamax without what torch puts around a ``step``, a tenth of its time."""
+    """One update; of the built-in Adamax without what torch puts around a ``step``."""
     if type(optimizer) is LeanAdamax:
         optimizer.update()
     else:

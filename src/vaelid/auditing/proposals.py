@@ -73,9 +73,11 @@ class Mixture(Proposal):
         return (self.log_weight[:, None] - 0.5 * white - log_scale[:, None]).T
 
     def log_prob(self, y: Tensor) -> Tensor:
+        """log Σ_k π_k N(y; μ_k, Σ_k), ``(n, D) -> (n,)`` nats."""
         return torch.logsumexp(self._log_joint(y), dim=1)
 
     def sample(self, n: int) -> Tensor:
+        """A component for each draw, then μ_k + L_k ε with L_k L_kᵀ = Σ_k, ``(n, D)``."""
         component = torch.multinomial(self.log_weight.exp(), n, replacement=True)
         noise = torch.randn(n, self.mean.shape[1], 1, dtype=self.mean.dtype)
         return self.mean[component] + (self._factor[component] @ noise).squeeze(-1)
@@ -107,9 +109,11 @@ class Product(Proposal):
         return self.log_weight - 0.5 * away - 0.5 * self.variance.log() - _HALF_LOG_2PI
 
     def log_prob(self, y: Tensor) -> Tensor:
+        """Σ_d log Σ_k π_kd N(y_d; μ_kd, σ²_kd), ``(n, D) -> (n,)`` nats."""
         return torch.logsumexp(self._log_joint(y), dim=1).sum(1)
 
     def sample(self, n: int) -> Tensor:
+        """A component for each coordinate of each draw, then μ_kd + σ_kd ε, ``(n, D)``."""
         component = torch.multinomial(self.log_weight.T.exp(), n, replacement=True)  # (D, n)
         mean, scale = self.mean.T.gather(1, component), self.variance.sqrt().T.gather(1, component)
         return (mean + scale * torch.randn_like(mean)).T.contiguous()
@@ -140,6 +144,7 @@ class Straightened(Proposal):
         return self.inner.log_prob(u) + log_slope
 
     def sample(self, n: int) -> Tensor:
+        """Draws u of the inner proposal, taken back to the coordinates of ``y``, ``(n, D)``."""
         u = self.inner.sample(n)
         u[:, self.heavy] = torch.sinh(u[:, self.heavy])
         return self.center + self.spread * u
@@ -178,6 +183,7 @@ class Histograms(Proposal):
         return torch.where(known, self.probability.log()[dims, place].sum(1), -math.inf)
 
     def sample(self, n: int) -> Tensor:
+        """A value for each coordinate by its probabilities, ``(n, D)`` float64."""
         return self.values[torch.multinomial(self.probability, n, replacement=True).T]
 
     def features(self, y: Tensor) -> Tensor:
@@ -204,6 +210,7 @@ class Table(Proposal):
         return torch.where(match.any(1), self.probability[match.double().argmax(1)].log(), -math.inf)
 
     def sample(self, n: int) -> Tensor:
+        """Whole events by their frequencies, ``(n, D)``."""
         return self.events[torch.multinomial(self.probability, n, replacement=True)]
 
     def features(self, y: Tensor) -> Tensor:

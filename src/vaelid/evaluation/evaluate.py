@@ -29,7 +29,7 @@ from vaelid.progress import Reporter
 from vaelid.settings import at_least_one
 from vaelid.vae import VAE
 
-_CPU_BYTES = 3 * 2**24  # about 1,000 decodings of 784 pixels; of 200 to 4,000 tried, 800 to 1,000 are the fastest
+_CPU_BYTES = 3 * 2**24  # about 1,000 decodings of 784 binary pixels
 _KEPT = 2**25 - 2**16  # just below the most that glibc takes for its threshold
 _DIRECTION = "upper bound on the true NLL in expectation"
 

@@ -60,6 +60,7 @@ class PlainDecoder:
 
     @torch.no_grad()
     def __call__(self, z: Tensor) -> Tensor:
+        """log p(x|z), float64 ``(K, B)`` nats, of latents ``(K, B, L)``; all by the definition where a number is not finite."""
         log_p = torch.empty(z.shape[:2], dtype=torch.float64)
         for part, place in zip(z.contiguous().split(self.together), log_p.split(self.together), strict=True):
             self._decode(part.flatten(0, 1), place)

@@ -144,7 +144,7 @@ def write_gradients(gradients: Sequence[Gradient], places: Sequence[Tensor], who
 
 
 def _norms(pieces: list[Tensor], whole: Tensor) -> Sequence[Tensor]:
-    """The norm of each piece, or one per row where ``whole`` is a matrix; of many small pieces at one call."""
+    """Euclidean norm of each piece, a scalar; or ``(M,)`` where ``whole`` has M rows. Many small pieces take one call."""
     if whole.dim() == 1 and pieces:
         return torch._foreach_norm(pieces)
     return [torch.linalg.vector_norm(piece.flatten(1), dim=-1) for piece in pieces]
